@@ -1,0 +1,110 @@
+"""The zygote: a process that does nothing but fork monitors for connections to its socket.
+
+Started by the agent as `python -I -S <this file> SOCKET LOG PRELOAD...`. It binds SOCKET, leaves
+the agent's session, and the first process ends with 0 once connections are accepted. It reads
+nothing from a connection, so no input can harm it; the forked monitor does. It ends on SIGTERM, or
+when its socket's name is gone. PRELOAD names modules to import beforehand (the command executor),
+whose memory all containers then share.
+"""
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parents[4])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)  # last, so that nothing of ours hides the standard library
+
+monitor = importlib.import_module("cairn_core.agent.containerizer.helper.monitor")
+
+CHECK_S = 30.0  # how often the socket's name is looked at
+
+
+def listen(path: str) -> socket.socket:
+    """Bind `path` for the owner only. Names longer than sun_path allows work too."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        os.umask(0o077)
+        sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+        sock.listen(128)
+        return sock
+    finally:
+        os.close(directory)
+
+
+def peer_uid(conn: socket.socket) -> int:
+    """Who connected, as the kernel says."""
+    _, uid, _ = struct.unpack("iII", conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
+def detach(log: str) -> None:
+    """Become a session of our own whose output goes to `log`."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.closerange(4, 65536)  # 3 is the listening socket
+    os.chdir("/")
+
+
+def serve(sock: socket.socket, path: str) -> None:
+    """Fork one monitor per connection until the socket's name is gone."""
+    inode = os.stat(path).st_ino
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps monitors
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    while True:
+        if not poll.poll(CHECK_S * 1000):
+            try:
+                if os.stat(path).st_ino == inode:
+                    continue
+            except OSError:
+                pass
+            return
+        try:
+            conn, _ = sock.accept()
+        except OSError:
+            continue
+        if peer_uid(conn) == os.geteuid():
+            try:
+                pid = os.fork()
+            except OSError as error:
+                print(f"cannot fork: {error}", file=sys.stderr, flush=True)
+                pid = -1
+            if pid == 0:
+                sock.close()
+                monitor.run(conn)
+                os._exit(0)
+        conn.close()
+
+
+def main() -> None:
+    """Entry point; see the module docstring."""
+    path, log, *preload = sys.argv[1:]
+    for name in preload:
+        importlib.import_module(name)
+    sock = listen(path)
+    if sock.fileno() != 3:
+        os.dup2(sock.detach(), 3)
+        sock = socket.socket(fileno=3)
+    detach(log)
+    gc.collect()
+    gc.freeze()  # shared pages stay shared
+    gc.disable()
+    serve(sock, path)
+
+
+if __name__ == "__main__":
+    main()
