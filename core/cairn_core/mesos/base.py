@@ -13,7 +13,7 @@ from msgspec import Struct, field
 T = TypeVar("T")
 
 
-class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Message(Struct, frozen=True, omit_defaults=True):
     """A wire message. Field names are the protobuf field names of `mesos.v1`."""
 
 
