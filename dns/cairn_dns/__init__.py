@@ -1,0 +1,1 @@
+"""Names for everything that runs: Mesos-DNS. Start reading at `daemon`, rules in `records`."""

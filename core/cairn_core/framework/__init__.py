@@ -1,0 +1,1 @@
+"""A client of the scheduler API, for frameworks. Start reading at `client`; rules in `session`."""

@@ -1,0 +1,1 @@
+"""Fakes and fixtures for tests, typed and documented: use them before mocks."""

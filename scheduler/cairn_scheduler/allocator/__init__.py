@@ -1,0 +1,1 @@
+"""Hierarchical DRF: which framework is offered what. Start reading at `drf`."""

@@ -1,0 +1,1 @@
+"""Marathon: keeps long-running services alive. Start reading at `daemon`; rules in `core`."""
