@@ -1,0 +1,171 @@
+"""`cairn lab`: a virtual data centre on this machine, for trying Cairn out and for its tests."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from cairn_core.errors import CairnError
+from cairn_lab import hosts, topology
+from cairn_lab import lab as labs
+from cairn_lab.errors import LabError
+from cairn_lab.starting import environment
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_name = click.option(
+    "--name", default=topology.DEFAULT_NAME, show_default=True, help="Which lab; several can run."
+)
+
+
+def _one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            if os.geteuid() != 0:
+                raise LabError("a lab is made of namespaces and cgroups, which needs root")
+            return function(*args, **kwargs)
+        except CairnError as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapped
+
+
+@click.group()
+def lab() -> None:
+    """Run a virtual data centre on this machine."""
+
+
+@lab.command()
+@click.option("--masters", default=1, show_default=True, help="Hosts with master and Marathon.")
+@click.option("--agents", default=2, show_default=True, help="Private agents.")
+@click.option("--public", default=1, show_default=True, help="Agents with the role slave_public.")
+@click.option("--zookeeper", is_flag=True, help="Keep the masters' state in ZooKeeper.")
+@click.option(
+    "--port", "ports", multiple=True, metavar="NAME=PORT",
+    help="Another port on 127.0.0.1 for a door: master (5050) or marathon (8080).",
+)  # fmt: skip
+@click.option("--no-relays", is_flag=True, help="Open nothing on 127.0.0.1.")
+@click.option("--bare", is_flag=True, help="Hosts without any daemon.")
+@_name
+@_one_line_errors
+def up(
+    name: str,
+    masters: int,
+    agents: int,
+    public: int,
+    zookeeper: bool,
+    ports: tuple[str, ...],
+    no_relays: bool,
+    bare: bool,
+) -> None:
+    """Bring the lab up; does nothing when it is up."""
+    labs.require_programs()
+    if zookeeper:
+        raise LabError(
+            "--zookeeper: this version keeps the state of its one master in a file; "
+            "leave the flag out"
+        )
+    if no_relays and ports:
+        raise LabError("--port moves a relay, but --no-relays asks for none; use one of them")
+    console = Console(stderr=True)
+    with console.status("") as spinner:
+        made, changed = labs.up(
+            name,
+            masters=masters,
+            agents=agents,
+            public=public,
+            ports=None if no_relays or bare else topology.parse_ports(ports),
+            bare=bare,
+            progress=lambda text: spinner.update(f"lab {name}: {text}"),
+        )
+    names = ", ".join(host.name for host in made.topology.hosts)
+    click.echo(f"lab {name} {'is up' if changed else 'was up already'}: {names}")
+    for relay in made.topology.relays if changed else ():
+        click.echo(f"  {relay.name:10} http://127.0.0.1:{relay.port}")
+
+
+@lab.command()
+@_name
+@_one_line_errors
+def down(name: str) -> None:
+    """Remove the lab: every process, namespace, mount, cgroup and file that it made."""
+    click.echo(f"lab {name} {'is down' if labs.down(name) else 'was not up'}")
+
+
+@lab.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_name
+@_one_line_errors
+def status(name: str, as_json: bool) -> None:
+    """Show the hosts and what runs on them; exit status 1 when something is dead."""
+    found = labs.find(name)
+    broken = found.broken()
+    rows = [
+        {
+            "host": one.host.name,
+            "role": one.host.role,
+            "ipv4": str(one.host.ipv4),
+            "ipv6": str(one.host.ipv6),
+            "pid": one.pid,
+            "cut": one.cut,
+        }
+        for one in found.status()
+    ]
+    if as_json:
+        doors = {r.name: f"http://127.0.0.1:{r.port}" for r in found.topology.relays}
+        document = {"name": name, "hosts": rows, "relays": doors, "broken": broken}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        table = Table("host", "role", "address", "state")
+        for row in rows:
+            state = "gone" if row["pid"] is None else "cut off" if row["cut"] else "up"
+            table.add_row(str(row["host"]), str(row["role"]), str(row["ipv4"]), state)
+        Console().print(table)
+        for relay in found.topology.relays:
+            click.echo(f"{relay.name:10} http://127.0.0.1:{relay.port}")
+    if broken:
+        raise LabError(
+            f"lab {name!r} is partly dead ({', '.join(broken)}); run 'cairn lab down', then 'up'"
+        )
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@click.argument("host")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@_name
+@_one_line_errors
+def exec_(name: str, host: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND on HOST: cairn lab exec agent1 -- ip address"""
+    found = labs.find(name)
+    argv = hosts.enter(found.pid(host), command)
+    os.execvpe(argv[0], argv, environment())
+
+
+@lab.command()
+@click.argument("host")
+@_name
+@_one_line_errors
+def cut(name: str, host: str) -> None:
+    """Cut HOST off from the network: the switch drops all its frames."""
+    found = labs.find(name)
+    found.topology.host(host)
+    hosts.cut(found.switch_pid(), host)
+    click.echo(f"{host} is cut off; undo with 'cairn lab heal {host}'")
+
+
+@lab.command()
+@click.argument("host")
+@_name
+@_one_line_errors
+def heal(name: str, host: str) -> None:
+    """Connect HOST again."""
+    found = labs.find(name)
+    found.topology.host(host)
+    hosts.heal(found.switch_pid(), host)
+    click.echo(f"{host} is connected")
