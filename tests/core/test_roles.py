@@ -1,6 +1,7 @@
 """Role names and their order."""
 
 import pytest
+
 from cairn_core.roles import (
     RoleError,
     ancestors,
