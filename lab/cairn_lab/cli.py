@@ -4,19 +4,19 @@ import json
 import os
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from cairn_core.errors import CairnError
-from cairn_lab import hosts, topology
+from cairn_lab import hosts, roles, topology
 from cairn_lab import lab as labs
+from cairn_lab.demo import show
 from cairn_lab.errors import LabError
 from cairn_lab.starting import environment
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 _name = click.option(
     "--name", default=topology.DEFAULT_NAME, show_default=True, help="Which lab; several can run."
@@ -169,3 +169,51 @@ def heal(name: str, host: str) -> None:
     found.topology.host(host)
     hosts.heal(found.switch_pid(), host)
     click.echo(f"{host} is connected")
+
+
+@lab.command()
+@click.argument("target", metavar="HOST/DAEMON")
+@click.option("--follow", "-f", is_flag=True, help="Go on with what is added.")
+@click.option("--lines", "-n", default=100, show_default=True, help="How many of the last lines.")
+@_name
+@_one_line_errors
+def logs(name: str, target: str, follow: bool, lines: int) -> None:
+    """Show the log of a daemon: cairn lab logs agent1/cairn-agent -f"""
+    found = labs.find(name)
+    host, unit = _target(found, target)
+    path = found.folder(host) / "log" / f"{unit}.log"
+    if not path.exists():
+        there = sorted(p.stem for p in path.parent.glob("*.log"))
+        raise LabError(f"{host} has no log of {unit}; there are {', '.join(there) or 'none'}")
+    argv = ["tail", "-n", str(max(lines, 0)), *(["-F"] if follow else []), str(path)]
+    os.execvp(argv[0], argv)
+
+
+@lab.command()
+@click.argument(
+    "example", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
+)
+@_name
+@_one_line_errors
+def demo(name: str, example: Path | None) -> None:
+    """Deploy an EXAMPLE (default: examples/web.json) and show it at work."""
+    found = labs.find(name)
+    if found.state.bare:
+        raise LabError(f"lab {name!r} has no daemons; bring it up without --bare")
+    path = example or roles.repository() / "examples/web.json"
+    console = Console(stderr=True)
+    with console.status("") as spinner:
+        show(found, path, lambda text: click.echo(f"  ✓ {text}"), spinner.update)
+
+
+def _target(found: labs.Lab, text: str) -> tuple[str, str]:
+    """Host and unit of `agent1/cairn-agent`; the `cairn-` may be left out."""
+    host, slash, unit = text.partition("/")
+    found.topology.host(host)
+    if not slash or not unit or "/" in unit or unit.startswith("."):
+        raise LabError(f"{text!r} does not name a daemon; write HOST/DAEMON as in {host}/agent")
+    known = {*roles.UNITS[found.topology.host(host).role], "supervisor"}
+    for candidate in (unit, f"cairn-{unit}"):
+        if candidate in known:
+            return host, candidate
+    raise LabError(f"{host} does not run {unit!r}; it runs {', '.join(sorted(known))}")

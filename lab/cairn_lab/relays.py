@@ -6,7 +6,6 @@ read and judged, not only the first of a connection; see `refusal`.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import os
 import signal
@@ -14,7 +13,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import aiohttp
 import msgspec
@@ -22,8 +21,9 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
-from cairn_lab import cgroups, kernel, starting
+from cairn_lab import cgroups, starting
 from cairn_lab.errors import LabError
+from cairn_lab.inside import Namespace
 from cairn_lab.topology import RELAYS, Relay, Topology
 
 # RFC 9110 section 7.6.1: fields that concern one connection only
@@ -124,31 +124,13 @@ def refusal(method: str, headers: Mapping[str, str], port: int) -> str | None:
     return None
 
 
-class _Namespace:
-    """Makes sockets inside the network namespace of a process, from a thread that stays there."""
-
-    def __init__(self, pid: int) -> None:
-        self._namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, initializer=self._enter)
-
-    def _enter(self) -> None:
-        kernel.setns(self._namespace, kernel.CLONE_NEWNET)
-
-    def socket(self, address: tuple[Any, Any, int, str, Any]) -> socket.socket:
-        """A non-blocking socket for `address`, an entry of getaddrinfo()."""
-        family, kind, protocol, _, _ = address
-        made = self._thread.submit(socket.socket, family, kind, protocol).result()
-        made.setblocking(False)
-        return made
-
-
 class _Forwarder:
     """Passes the requests of one door on and the answers back, bodies as streams."""
 
     def __init__(self, door: DoorSpec) -> None:
         self._door = door
         connector = aiohttp.TCPConnector(
-            limit=0, socket_factory=_Namespace(door.namespace_pid).socket
+            limit=0, socket_factory=Namespace(door.namespace_pid).socket
         )
         self._session = aiohttp.ClientSession(
             connector=connector,

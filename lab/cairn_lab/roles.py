@@ -111,11 +111,11 @@ def write_configuration(topology: Topology, host: Host, folder: Path) -> None:
     units = folder / Path(UNIT_FOLDER).name
     units.mkdir(exist_ok=True)
     for unit in UNITS[host.role]:
-        source = _repository() / _UNIT_FOLDERS[unit]
+        source = repository() / _UNIT_FOLDERS[unit]
         for path in sorted(source.glob(f"{unit}.*")):
             shutil.copyfile(path, units / path.name)
 
 
-def _repository() -> Path:
+def repository() -> Path:
     """The checkout that this module is part of."""
     return Path(__file__).resolve().parent.parent.parent

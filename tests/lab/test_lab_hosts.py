@@ -19,7 +19,7 @@ import pytest
 from cairn_core.testing.requires import requires
 from cairn_lab import cgroups, hosts, lab, relays, state
 from cairn_lab.errors import LabError
-from cairn_lab.topology import lab_cgroup
+from cairn_lab.topology import lab_cgroup, plan
 
 pytestmark = pytest.mark.netns
 
@@ -242,7 +242,7 @@ def test_commands_say_what_they_did_in_one_line(name: str) -> None:
 
 def test_a_busy_port_is_named_with_the_flag_that_moves_it(name: str) -> None:
     with contextlib.ExitStack() as stack:
-        [taken] = relays.listen(lab.plan(ports={"master": 0}).relays, stack)
+        [taken] = relays.listen(plan(ports={"master": 0}).relays, stack)
         port = taken.listener.getsockname()[1]
         with pytest.raises(LabError, match=f"127.0.0.1:{port} .*--port master=PORT"):
             lab.up(name, bare=True, ports={"master": port})
@@ -271,7 +271,7 @@ server.serve_forever()
 
 def test_a_relay_reaches_the_master_for_people_but_not_for_other_sites(name: str) -> None:
     with contextlib.ExitStack() as stack:
-        [free] = relays.listen(lab.plan(ports={"master": 0}).relays, stack)
+        [free] = relays.listen(plan(ports={"master": 0}).relays, stack)
         port = free.listener.getsockname()[1]
     made, _ = lab.up(name, bare=True, agents=0, public=0, ports={"master": port})
     url = f"http://127.0.0.1:{port}/a%2Fb?c=d"
