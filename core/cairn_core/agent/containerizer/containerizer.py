@@ -128,7 +128,8 @@ class Containerizer:
         for task in self._tasks:
             task.cancel()
         assert self._group is not None
-        await self._group.__aexit__(kind, error, trace)
+        # Its tasks never fail, so what ends us is the caller's and passes as it is.
+        await self._group.__aexit__(None, None, None)
         for container in self._containers.values():
             container.launched.cancel()
             container.terminated.cancel()

@@ -26,14 +26,13 @@ monitor = importlib.import_module("cairn_core.agent.containerizer.helper.monitor
 CHECK_S = 30.0  # how often the socket's name is looked at
 
 
-def listen(path: str) -> socket.socket:
+def bind(path: str) -> socket.socket:
     """Bind `path` for the owner only. Names longer than sun_path allows work too."""
     directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         os.umask(0o077)
         sock.bind(f"/proc/self/fd/{directory}/{os.path.basename(path)}")
-        sock.listen(128)
         return sock
     finally:
         os.close(directory)
@@ -45,11 +44,19 @@ def peer_uid(conn: socket.socket) -> int:
     return int(uid)
 
 
-def detach(log: str) -> None:
-    """Become a session of our own whose output goes to `log`."""
+def detach(sock: socket.socket, log: str) -> None:
+    """Become a session of our own whose output goes to `log`; accept connections from now on.
+
+    The kernel names the process that called listen(2) to those who ask for the peer, so the lasting
+    process calls it, and the first one ends only then.
+    """
+    listening, tell = os.pipe()
     if os.fork():
-        os._exit(0)
+        os.close(tell)
+        os._exit(0 if os.read(listening, 1) else 1)
     os.setsid()
+    sock.listen(128)
+    os.write(tell, b"l")
     null = os.open(os.devnull, os.O_RDONLY)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(null, 0)
@@ -95,11 +102,11 @@ def main() -> None:
     path, log, *preload = sys.argv[1:]
     for name in preload:
         importlib.import_module(name)
-    sock = listen(path)
+    sock = bind(path)
     if sock.fileno() != 3:
         os.dup2(sock.detach(), 3)
         sock = socket.socket(fileno=3)
-    detach(log)
+    detach(sock, log)
     gc.collect()
     gc.freeze()  # shared pages stay shared
     gc.disable()
