@@ -2,7 +2,7 @@
 
 Source: docs/operator-http-api.md and master.proto of the original. Reads answer 200, writes are
 answered once the registry has them, calls that are not served yet get 501 with their name.
-`SUBSCRIBE` is `operator_stream`.
+`SUBSCRIBE` is `http_events`.
 """
 
 import logging
@@ -13,8 +13,8 @@ import msgspec
 from cairn_core.kit.http_server import Answer, Handler, Options, Refused, Request, Response, Router
 from cairn_core.master import operator_read, quota, role_summary
 from cairn_core.master.http_context import MasterContext, check_leader
+from cairn_core.master.http_events import OperatorStreams
 from cairn_core.master.http_legacy import Reader, answered, guarantee_resources, weights_of
-from cairn_core.master.operator_stream import OperatorStreams
 from cairn_core.mesos import codec
 from cairn_core.mesos import operator_api as api
 from cairn_core.mesos.types import FrameworkID, VersionInfo
