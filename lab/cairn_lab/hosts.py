@@ -27,8 +27,12 @@ def start(specs: Mapping[str, HostSpec]) -> dict[str, Starting]:
 
 
 def enter(pid: int, argv: Sequence[str]) -> list[str]:
-    """Command line that runs `argv` inside the host whose PID 1 is `pid`."""
-    return ["nsenter", "-t", str(pid), "-n", "-m", "-u", "-p", "--", *argv]
+    """Command line that runs `argv` inside the host whose PID 1 is `pid`.
+
+    Root and working directory are those of PID 1 (-r, -w): entering a mount namespace would
+    leave a chroot in which the whole lab may live.
+    """
+    return ["nsenter", "-t", str(pid), "-n", "-m", "-u", "-p", "-r", "-w", "--", *argv]
 
 
 def ip_batch(pid: int, commands: str) -> None:
