@@ -148,10 +148,14 @@ class AgentState(Executors):
         if operation_id in self._operations:
             self.counters["repeated_operations"] += 1
             return False
+        self.remember(operation_id)
+        return True
+
+    def remember(self, operation_id: str) -> None:
+        """An operation was applied, now or by an earlier process."""
         self._operations[operation_id] = None
         if len(self._operations) > MAX_OPERATIONS:
             self._operations.popitem(last=False)
-        return True
 
     # ---- the master -------------------------------------------------------------------------
 
