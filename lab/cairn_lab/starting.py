@@ -144,10 +144,15 @@ def say(message: Mapping[str, object]) -> None:
 
 def fork_and_tell() -> None:
     """Continue as the process that stays; the caller's process tells its id and ends."""
+    told, telling = os.pipe()
     pid = os.fork()
     if pid:
         say({"pid": pid})
         os._exit(0)
+    # only then may the child say something: the end of its parent ends the pipe
+    os.close(telling)
+    os.read(told, 1)
+    os.close(told)
 
 
 def await_go() -> None:
