@@ -1,0 +1,141 @@
+"""Snapshots share what did not change, and hold what a new master cannot know yet."""
+
+import msgspec
+import pytest
+
+from cairn_core.clusterview.view import ClusterView
+from cairn_core.mesos.codec import decode
+from cairn_core.mesos.feed_rows import (
+    AgentRow,
+    BadRow,
+    FrameworkRow,
+    MasterRow,
+    NetworkRow,
+    PortRow,
+    Row,
+    TaskRow,
+    decode_row,
+    encode_row,
+    task_row,
+)
+from cairn_core.mesos.types import Task
+
+MASTER = MasterRow("m1", "master1", "127.0.0.1", leads=True)
+AGENT = AgentRow("S0", "agent1", "127.0.0.2")
+FRAMEWORK = FrameworkRow("F", "marathon")
+TASK = TaskRow("web.1", "web", "F", "S0", "TASK_RUNNING", ports=((31000, 31001),))
+EVERYTHING: list[Row] = [MASTER, AGENT, FRAMEWORK, TASK]
+
+
+@pytest.fixture
+def view() -> ClusterView:
+    made = ClusterView()
+    made.replace(EVERYTHING)
+    return made
+
+
+def test_a_snapshot_shows_the_rows_and_is_not_changed_later(view: ClusterView) -> None:
+    before = view.snapshot
+    assert dict(before.rows()) == {row.key: row for row in EVERYTHING}
+    assert before.leader == MASTER
+    assert before.agent("S0") == AGENT
+    assert before.framework("F") == FRAMEWORK
+    failed = msgspec.structs.replace(TASK, state="TASK_FAILED")
+    changes = view.apply({TASK.key: failed, "task/F/other": None, AGENT.key: AGENT})
+    assert changes is not None
+    assert changes.rows == {TASK.key: (TASK, failed)}
+    assert changes.before is before
+    assert before.tasks[TASK.key] is TASK
+    assert view.snapshot.agents is before.agents
+    assert view.snapshot.version == before.version + 1
+    assert view.apply({TASK.key: failed}) is None
+
+
+def test_tasks_of_agents_that_are_awaited_are_held_after_a_failover(view: ClusterView) -> None:
+    awaited = msgspec.structs.replace(AGENT, recovering=True)
+    changes = view.replace([MASTER, awaited], new_epoch=True)
+    assert changes is not None
+    assert set(changes.rows) == {AGENT.key}
+    assert view.snapshot.tasks == {TASK.key: TASK}
+    assert view.snapshot.framework("F") == FRAMEWORK
+    assert view.held == 2
+    # It is back, without the task.
+    changes = view.apply({AGENT.key: AGENT})
+    assert changes is not None
+    assert changes.rows[TASK.key] == (TASK, None)
+    assert view.snapshot.tasks == {}
+    assert view.snapshot.frameworks == {}
+    assert view.held == 0
+
+
+def test_a_held_task_that_comes_back_changes_nothing(view: ClusterView) -> None:
+    awaited = msgspec.structs.replace(AGENT, recovering=True)
+    view.replace([MASTER, awaited], new_epoch=True)
+    changes = view.apply({AGENT.key: AGENT, TASK.key: TASK, FRAMEWORK.key: FRAMEWORK})
+    assert changes is not None
+    assert set(changes.rows) == {AGENT.key}
+    assert view.held == 0
+
+
+def test_tasks_of_agents_that_the_new_master_has_or_gave_up_go_at_once(view: ClusterView) -> None:
+    view.replace([MASTER, AGENT, FRAMEWORK], new_epoch=True)
+    assert view.snapshot.tasks == {}
+    view.replace(EVERYTHING)
+    view.replace([MASTER], new_epoch=True)
+    assert dict(view.snapshot.rows()) == {MASTER.key: MASTER}
+
+
+def test_within_an_epoch_nothing_is_held(view: ClusterView) -> None:
+    view.apply({AGENT.key: msgspec.structs.replace(AGENT, recovering=True)})
+    view.apply({TASK.key: None})
+    assert view.snapshot.tasks == {}
+
+
+@pytest.mark.parametrize("row", EVERYTHING, ids=lambda row: type(row).__name__)
+def test_rows_survive_the_wire(row: Row) -> None:
+    assert decode_row(row.key, encode_row(row)) == row
+
+
+def test_rows_of_newer_versions_are_read_and_bad_ones_left_out(view: ClusterView) -> None:
+    longer = msgspec.msgpack.encode(["S1", "agent9", "127.0.0.9", 1, True, False, "", "", "more"])
+    assert decode_row("agent/S1", longer) == AgentRow("S1", "agent9", "127.0.0.9", 1)
+    assert decode_row("moon/1", b"\xc0") is None
+    with pytest.raises(BadRow, match="task/F/x"):
+        decode_row("task/F/x", b"\x92\x01\x02")
+    view.apply_values({"task/F/x": b"\x92\x01\x02", AGENT.key: None})
+    assert view.bad_rows == 1
+    assert view.snapshot.agents == {}
+
+
+def test_the_row_of_a_task_comes_from_its_newest_running_status() -> None:
+    task = decode(
+        Task,
+        b"""{"name":"web","task_id":{"value":"web.1"},"framework_id":{"value":"F"},
+        "agent_id":{"value":"S0"},"state":"TASK_RUNNING",
+        "resources":[{"name":"ports","type":"RANGES",
+          "ranges":{"range":[{"begin":31000,"end":31001}]}}],
+        "discovery":{"visibility":"CLUSTER","name":"web.shop","ports":{"ports":[
+          {"number":80,"name":"http","protocol":"tcp",
+           "labels":{"labels":[{"key":"VIP_0","value":"/web:80"}]}}]}},
+        "statuses":[
+          {"task_id":{"value":"web.1"},"state":"TASK_STAGING","timestamp":9},
+          {"task_id":{"value":"web.1"},"state":"TASK_RUNNING","timestamp":5,"healthy":true,
+           "labels":{"labels":[{"key":"Docker.NetworkSettings.IPAddress","value":"10.0.0.9"}]},
+           "container_status":{"network_infos":[{"name":"dcos",
+             "ip_addresses":[{"ip_address":"9.0.0.1"},{"protocol":"IPv6","ip_address":"fd01::1"}],
+             "port_mappings":[{"host_port":31000,"container_port":80,"protocol":"tcp"}]}]}},
+          {"task_id":{"value":"web.1"},"state":"TASK_RUNNING","timestamp":4}]}""",
+    )
+    assert task_row(task) == TaskRow(
+        "web.1",
+        "web",
+        "F",
+        "S0",
+        "TASK_RUNNING",
+        (NetworkRow("dcos", ("9.0.0.1", "fd01::1"), ((31000, 80, "tcp"),)),),
+        (("docker", "10.0.0.9"),),
+        ((31000, 31001),),
+        "web.shop",
+        (PortRow(80, "http", "tcp", (("VIP_0", "/web:80"),)),),
+        True,
+    )
