@@ -1,12 +1,22 @@
 """Everything the master knows, in tables of records, and the invariants that hold between them.
 
-Readers may look at every public field between two facts; only this package writes.
+Readers may look at the tables between two facts; only this package writes. The methods are what
+all rules share: emitting effects, timers, storing in the registry.
 """
 
+import heapq
 from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cairn_core.master.state.effects import Effect
+from cairn_core.extensions import AgentId, Allocator, FrameworkId
+from cairn_core.master.state.effects import (
+    AllocationNeeded,
+    Effect,
+    StoreRegistry,
+    ToLink,
+    ToStream,
+)
 from cairn_core.master.state.records import (
     AgentRecord,
     FrameworkRecord,
@@ -15,6 +25,26 @@ from cairn_core.master.state.records import (
     OfferRecord,
     Quota,
 )
+from cairn_core.master.state.settings import Settings
+from cairn_core.mesos.agent_api import Hello, Inventory, MasterMessage
+from cairn_core.mesos.scheduler_api import Event
+from cairn_core.replog.interface import Record
+
+
+@dataclass(slots=True, eq=False)
+class Joining:
+    """A link whose agent is not registered yet: it said Hello and sends its inventory.
+
+    agent_id: None until the registry has taken in a new agent.
+    known: the registry has this agent as admitted, so that its return needs no write.
+    """
+
+    link: int
+    hello: Hello
+    agent_id: AgentId | None
+    known: bool
+    parts: list[Inventory] = field(default_factory=list)
+    tasks: int = 0
 
 
 @dataclass(slots=True)
@@ -26,21 +56,95 @@ class Cluster:
     agents: registered with this master, connected or not, by id.
     recovered_agents: in the registry as admitted, not back yet since this master was elected.
     unreachable_agents, gone_agents: as the registry has them.
+    transitions: agents of which a change is on its way to the registry.
     offers: all outstanding ones, by id.
     quotas, weights: as the registry has them, by role; a role that is absent has the default.
     counts: events since start under the names of the original's metrics (`master/...`).
-    out: effects of the fact that is being handled.
+    pids: pid to agent id, of `agents`. unheard: agent process (session) to the id that it was
+        given and has not used yet. queue_end: when the last place in the queue of joiners is.
+    streams: stream id to framework id. links: link to agent id. joining: links before that.
+    now, wall: time of the fact that is being handled. out: its effects so far.
     """
 
     master: MasterRecord
+    epoch: int
+    allocator: Allocator
+    settings: Settings = field(default_factory=Settings)
     frameworks: dict[str, FrameworkRecord] = field(default_factory=dict)
     completed_frameworks: OrderedDict[str, FrameworkRecord] = field(default_factory=OrderedDict)
     agents: dict[str, AgentRecord] = field(default_factory=dict)
     recovered_agents: dict[str, KnownAgent] = field(default_factory=dict)
     unreachable_agents: dict[str, KnownAgent] = field(default_factory=dict)
     gone_agents: dict[str, KnownAgent] = field(default_factory=dict)
+    transitions: set[str] = field(default_factory=set)
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     quotas: dict[str, Quota] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    streams: dict[str, FrameworkId] = field(default_factory=dict)
+    links: dict[int, AgentId] = field(default_factory=dict)
+    joining: dict[int, Joining] = field(default_factory=dict)
+    pids: dict[str, AgentId] = field(default_factory=dict)
+    unheard: dict[str, AgentId] = field(default_factory=dict)
+    queue_end: float = 0.0
+    now: float = 0.0
+    wall: float = 0.0
     out: list[Effect] = field(default_factory=list)
+    _timers: list[tuple[float, int, str, str]] = field(default_factory=list)
+    _numbers: Counter[str] = field(default_factory=Counter)
+    _storing: dict[int, Callable[[], None]] = field(default_factory=dict)
+
+    def number(self, what: str) -> int:
+        """The next number of a kind, from 0 on; ids are unique because the master's id is."""
+        number = self._numbers[what]
+        self._numbers[what] += 1
+        return number
+
+    def operation_id(self) -> str:
+        """An id for one command to an agent, never used again, by whichever master."""
+        return f"{self.epoch}.{self.number('operation')}"
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect of the current fact."""
+        self.out.append(effect)
+
+    def allocate_soon(self) -> None:
+        """The allocator has something new to look at."""
+        self.out.append(AllocationNeeded())
+
+    def tell(self, framework: FrameworkRecord, event: Event) -> None:
+        """Send an event to a framework; dropped when it is not connected."""
+        if framework.stream_id is not None:
+            self.out.append(ToStream(framework.stream_id, event))
+
+    def command(self, agent: AgentRecord, message: MasterMessage) -> bool:
+        """Send a message to a registered agent; False when it is not connected."""
+        if agent.link is None:
+            return False
+        self.out.append(ToLink(agent.link, message))
+        return True
+
+    def wake_at(self, deadline: float, what: str, key: str) -> None:
+        """Call the rule for `what` at `deadline`; it checks for itself that it still applies."""
+        heapq.heappush(self._timers, (deadline, self.number("timer"), what, key))
+
+    def due(self) -> tuple[str, str] | None:
+        """Take out one timer that is due now."""
+        if self._timers and self._timers[0][0] <= self.now:
+            _, _, what, key = heapq.heappop(self._timers)
+            return what, key
+        return None
+
+    def next_deadline(self) -> float | None:
+        """When the next timer is due."""
+        return self._timers[0][0] if self._timers else None
+
+    def store(self, records: Sequence[Record], then: Callable[[], None]) -> None:
+        """Write to the registry; `then` runs once the write is durable, in a fact of its own."""
+        operation = self.number("store")
+        self._storing[operation] = then
+        self.out.append(StoreRegistry(operation, tuple(records)))
+
+    def stored(self, operation: int) -> None:
+        """A write is durable."""
+        self._storing.pop(operation)()

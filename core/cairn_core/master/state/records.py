@@ -7,12 +7,15 @@ Field names and their meaning follow `mesos.proto` and the master's `Framework` 
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
 
+from cairn_core.extensions import AgentId, Constraint, FrameworkId
 from cairn_core.mesos import types
+from cairn_core.mesos.scheduler_api import OfferConstraints
 from cairn_core.mesos.types import Message, TaskState
 from cairn_core.resources import Resources
 
@@ -67,8 +70,8 @@ class TaskRecord:
     """
 
     task_id: str
-    framework_id: str
-    agent_id: str
+    framework_id: FrameworkId
+    agent_id: AgentId
     executor_id: str | None
     name: str
     role: str
@@ -109,8 +112,8 @@ class ExecutorRecord:
     """
 
     executor_id: str
-    framework_id: str
-    agent_id: str
+    framework_id: FrameworkId
+    agent_id: AgentId
     role: str
     resources: Resources
     info: bytes
@@ -124,8 +127,8 @@ class OfferRecord:
     """
 
     offer_id: str
-    framework_id: str
-    agent_id: str
+    framework_id: FrameworkId
+    agent_id: AgentId
     role: str
     resources: Resources
     deadline: float | None = None
@@ -139,6 +142,7 @@ class FrameworkRecord:
     capabilities: by name. roles: those it subscribed to. suppressed: of those, without offers.
     connected: its stream is open. active: it gets offers. recovered: known only from agents
         since this master was elected; it has not subscribed here yet.
+    offer_constraints: as it gave them; `constraints`: the same, decoded, by role.
     principal: of the connection; None without authentication.
     stream_id: `Mesos-Stream-Id` of the open stream.
     deadline: monotonic seconds when a disconnected framework is removed.
@@ -146,12 +150,13 @@ class FrameworkRecord:
     executors: by (agent id, executor id).
     """
 
-    framework_id: str
+    framework_id: FrameworkId
     info: types.FrameworkInfo
     roles: frozenset[str]
     capabilities: frozenset[str]
     suppressed: frozenset[str] = frozenset()
-    offer_constraints: object | None = None
+    offer_constraints: OfferConstraints | None = None
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
     principal: str | None = None
     connected: bool = False
     active: bool = False
@@ -193,12 +198,13 @@ class AgentRecord:
     connected: its link is open. active: its resources are offered (not after `deactivated`
         by an operator). deactivated: by an operator.
     deadline: monotonic seconds when a disconnected agent becomes unreachable.
+    link: of the open connection. session: of the agent process. pings: unanswered ones.
     tasks: by framework id and task id. executors: by framework id and executor id.
     used: by framework id and role, what tasks and executors hold.
     kills: (framework id, task id) whose kill waits for the agent's return.
     """
 
-    agent_id: str
+    agent_id: AgentId
     info: bytes
     hostname: str
     pid: str
@@ -214,6 +220,9 @@ class AgentRecord:
     active: bool = False
     deactivated: bool = False
     deadline: float | None = None
+    link: int | None = None
+    session: str = ""
+    pings: int = 0
     registered_time: float = 0.0
     reregistered_time: float | None = None
     tasks: dict[str, dict[str, TaskRecord]] = field(default_factory=dict)
@@ -231,7 +240,7 @@ class KnownAgent:
     only awaited after a change of masters.
     """
 
-    agent_id: str
+    agent_id: AgentId
     info: bytes
     hostname: str
     time: float = 0.0

@@ -1,0 +1,54 @@
+"""Numbers and lists that the master's rules depend on, with the original's defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+#: Default and longest refusal of an offer, in seconds.
+DEFAULT_REFUSE_S = 5.0
+MAX_REFUSE_S = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of the rules; durations in seconds.
+
+    roles: the only roles that frameworks may use; None for any.
+    agent_secrets: principal to secret when agents must authenticate, else None.
+    authenticate_frameworks: a framework must subscribe with a principal.
+    min_allocatable: alternatives of which an offer must hold one, thousandths by resource name.
+    max_offers: outstanding offers of one framework; what comes beyond is refused in its name
+        for 5 s.
+    max_joining: agents whose inventory is being read at the same time.
+    joins_per_s: the rate at which the others are told to come back.
+    """
+
+    offer_timeout_s: float | None = None
+    agent_ping_timeout_s: float = 15.0
+    max_agent_ping_timeouts: int = 5
+    agent_reregister_timeout_s: float = 600.0
+    roles: frozenset[str] | None = None
+    root_submissions: bool = True
+    authenticate_frameworks: bool = False
+    agent_secrets: Mapping[str, str] | None = None
+    min_allocatable: tuple[Mapping[str, int], ...] = field(
+        default_factory=lambda: ({"cpus": 10}, {"mem": 32_000})
+    )
+    max_offers: int = 2048
+    max_joining: int = 256
+    joins_per_s: float = 500.0
+    max_agent_tasks: int = 100_000
+    registry_gc_interval_s: float = 900.0
+    registry_max_agent_age_s: float = 14 * 86400.0
+    registry_max_agent_count: int = 102_400
+
+    @property
+    def ping_timeout_s(self) -> float:
+        """Seconds of silence after which an agent is unreachable, and looks for a master anew."""
+        return self.agent_ping_timeout_s * self.max_agent_ping_timeouts
+
+
+def refusal(seconds: float | None) -> float:
+    """Seconds of `Filters.refuse_seconds`: absent, negative or NaN count as 5, at most 365 days."""
+    if seconds is None or not seconds >= 0:
+        return DEFAULT_REFUSE_S
+    return min(seconds, MAX_REFUSE_S)
