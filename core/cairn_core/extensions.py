@@ -197,6 +197,21 @@ FrameworkId = NewType("FrameworkId", str)
 AgentId = NewType("AgentId", str)
 
 
+@dataclass(frozen=True, slots=True)
+class AllocatorSettings:
+    """Settings that every allocator is given, beside a random generator.
+
+    min_allocatable: alternatives of which an offer must contain one, thousandths by name.
+    region: of the master; agents elsewhere are only for REGION_AWARE frameworks.
+    """
+
+    interval_s: float = 1.0  #: between two ticks; also the shortest life of an offer filter
+    min_allocatable: tuple[Mapping[str, int], ...] = ({"cpus": 10}, {"mem": 32_000})
+    fair_sharing_excluded: frozenset[str] = frozenset()  #: names that no share counts
+    filter_gpus: bool = True  #: agents with gpus are only for GPU_RESOURCES frameworks
+    region: str | None = None
+
+
 class Constraint(Protocol):
     """Which agents one role of a framework wants to be offered (decoded OfferConstraints)."""
 
@@ -305,7 +320,8 @@ class Why:
 
 
 class Allocator(Protocol):
-    """Decides whom to offer what. Entry-point group `cairn.allocators`.
+    """Decides whom to offer what. Entry-point group `cairn.allocators`: a callable that takes
+    a `random.Random` and an `AllocatorSettings`.
 
     Rules only: no clock, no I/O; the caller drives it. What it allocates counts as allocated -
     first as an offer, then as tasks - until `recover` gives it back. Unknown ids are ignored,
@@ -334,11 +350,11 @@ class Allocator(Protocol):
         ...
 
     def activate_framework(self, framework_id: FrameworkId) -> None:
-        """It is connected and takes offers; all its offer filters are forgotten."""
+        """It is connected and takes offers."""
         ...
 
     def deactivate_framework(self, framework_id: FrameworkId) -> None:
-        """It takes no offers for now; what it holds still counts."""
+        """It takes no offers for now; what it holds still counts, its filters are forgotten."""
         ...
 
     def remove_framework(self, framework_id: FrameworkId) -> None:
@@ -396,7 +412,8 @@ class Allocator(Protocol):
         """Resources come back: declined, ended or rescinded.
 
         refuse_s: seconds for which the same role of the framework is not to be offered them
-            again (at least until the round after next); None or 0: no filter.
+            again (at least one interval); 0: declined, but may be offered to it again after the
+            next tick; None: not declined (a task ended, an offer was rescinded).
         """
         ...
 
