@@ -21,6 +21,8 @@ from cairn_lab.roles import MARATHON_PORT, MASTER_PORT
 from cairn_lab.topology import Host
 
 _POLL_S = 0.25
+#: Seconds that a step may take on a small machine.
+DEADLINE_S = 90.0
 
 Say = Callable[[str], None]
 
@@ -49,7 +51,7 @@ class Demo:
         """The application's name in DNS."""
         return ".".join([*reversed(self._id.split("/")), "marathon", "mesos"])
 
-    def wait_for_cluster(self, *, timeout_s: float = 60.0) -> int:
+    def wait_for_cluster(self, *, timeout_s: float = DEADLINE_S) -> int:
         """Wait until the master knows every agent and Marathon leads; number of agents."""
         wanted = {h.name for h in self._lab.topology.hosts if h.role != "master"}
         self._wait(
@@ -93,7 +95,7 @@ class Demo:
         return sorted(found, key=lambda instance: instance.host.name)
 
     def wait_for_instances(
-        self, *, but_not: frozenset[str] = frozenset(), timeout_s: float = 90.0
+        self, *, but_not: frozenset[str] = frozenset(), timeout_s: float = DEADLINE_S
     ) -> list[Instance]:
         """Wait until as many as asked for are healthy, none of them a task in `but_not`."""
         wanted: int = self._definition["instances"]
@@ -126,7 +128,7 @@ class Demo:
         return set(done.stdout.split()) if done.returncode == 0 else set()
 
     def wait_for_name(
-        self, host: Host, addresses: set[str], *, timeout_s: float = 30.0
+        self, host: Host, addresses: set[str], *, timeout_s: float = DEADLINE_S
     ) -> set[str]:
         """Wait until the name leads to exactly `addresses` on `host`."""
         seen: set[str] = set()
@@ -203,26 +205,29 @@ class Demo:
             time.sleep(_POLL_S)
 
 
-def show(lab: Lab, definition: Path, say: Say, doing: Say) -> None:
+def show(
+    lab: Lab, definition: Path, say: Say, doing: Say, *, timeout_s: float = DEADLINE_S
+) -> None:
     """Deploy the example unless it is there, and show it at work.
 
     say: gets one line about each finished step; doing: what is being waited for.
+    timeout_s: for each step.
     When it was there, nothing is changed and no instance is killed.
     """
     demo = Demo(lab, definition)
     doing("waiting for the agents and Marathon")
-    agents = demo.wait_for_cluster()
+    agents = demo.wait_for_cluster(timeout_s=timeout_s)
     say(f"{agents} agents and Marathon are registered with the master")
     fresh = not demo.deployed()
     if fresh:
         demo.deploy()
     doing(f"waiting for healthy instances of {definition.stem}")
-    found = demo.wait_for_instances()
+    found = demo.wait_for_instances(timeout_s=timeout_s)
     say(f"{definition.stem}: {len(found)} instances are healthy on {_places(found)}")
     doing(f"asking every host for {demo.name}")
     addresses = {str(instance.host.ipv4) for instance in found}
     for host in lab.topology.hosts:
-        demo.wait_for_name(host, addresses)
+        demo.wait_for_name(host, addresses, timeout_s=timeout_s)
     say(f"{demo.name} leads to {', '.join(sorted(addresses))} on every host")
     say(f"asked over HTTP: {demo.fetch(found[0])}")
     if fresh:
@@ -230,7 +235,7 @@ def show(lab: Lab, definition: Path, say: Say, doing: Say) -> None:
         doing(f"killing the instance on {victim.host.name} and waiting for a new one")
         begun = time.monotonic()
         demo.kill(victim)
-        back = demo.wait_for_instances(but_not=frozenset([victim.task_id]))
+        back = demo.wait_for_instances(but_not=frozenset([victim.task_id]), timeout_s=timeout_s)
         new = [instance for instance in back if instance not in found]
         say(
             f"killed the instance on {victim.host.name}:{victim.port}; a new one is healthy "

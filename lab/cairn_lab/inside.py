@@ -71,9 +71,9 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         made = self._in.socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", None))
+        self.sock = made  # from here on `close` closes it, also when nobody answers
         made.settimeout(self.timeout)
         made.connect((self.host, self.port))
-        self.sock = made
 
 
 def request(
