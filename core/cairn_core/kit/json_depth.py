@@ -5,12 +5,8 @@ limit somewhere inside. This scan runs first, in C speed: strings are cut out, t
 removes the innermost pairs, and as many passes as levels allowed must leave nothing.
 """
 
-import re
-
 MAX_DEPTH = 64
 
-# Possessive, and the closing quote optional, so that an unterminated string is read only once.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _OTHER = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
@@ -19,13 +15,17 @@ def too_deep(text: bytes, limit: int = MAX_DEPTH) -> bool:
     """Whether `text` has more than `limit` levels of arrays and objects, or unpaired brackets.
 
     The kind of a bracket is ignored; a parser will see to that. O(len(text)) times the depth of
-    the brackets that are there, about 5 ms for 1 MB of ordinary JSON.
+    the brackets that are there, about 8 ms for 1 MB of ordinary JSON.
     """
     if text.count(b"[") + text.count(b"{") <= limit:
         return False
     # a parser finds what is unpaired in shallow texts; in long ones it is refused here, since
     # it cannot be told from depth without looking at every bracket in Python
-    brackets = _STRING.sub(b"", text).translate(_ALIKE, _OTHER)
+    if b"\\" in text:
+        # a run of backslashes is read in pairs from its start, so this order finds escaped quotes
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(text.split(b'"')[::2])
+    brackets = outside.translate(_ALIKE, _OTHER)
     for _ in range(limit):
         if not brackets:
             return False
