@@ -16,14 +16,22 @@ from cairn_core.mesos.types import MasterInfo
 
 
 class MasterContext(Protocol):
-    """The running master, as its HTTP handlers see it.
+    """The running master, as its HTTP handlers see it."""
 
-    flags: names of the original without dashes, values as text, secrets left out.
-    """
+    @property
+    def cluster(self) -> Cluster:
+        """The core's tables, to read."""
+        ...
 
-    cluster: Cluster
-    allocator: Allocator
-    flags: Mapping[str, str]
+    @property
+    def allocator(self) -> Allocator:
+        """The allocator that is loaded."""
+        ...
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """Settings under the original's names, as text, without secrets."""
+        ...
 
     def leader(self) -> MasterInfo | None:
         """The elected master, which may be another one; None while there is none."""

@@ -22,7 +22,7 @@ def teardown(c: Cluster, request: int, framework_id: str) -> None:
     """Remove a framework; 400 for an unknown one."""
     framework = c.frameworks.get(FrameworkId(framework_id))
     if framework is None:
-        c.emit(Reply(request, 400, "No framework found with specified ID"))
+        c.emit(Reply(request, 400, f"No framework found with specified ID '{framework_id[:255]}'"))
         return
     frameworks.remove(c, framework)
     c.emit(Reply(request, 200))
