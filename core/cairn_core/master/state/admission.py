@@ -32,9 +32,9 @@ MAX_HOSTNAME = 255
 
 def hello(c: Cluster, link: int, message: Hello) -> None:
     """An agent opened a link."""
-    if link in c.links or link in c.joining:
-        c.emit(CloseLink(link))  # a second Hello makes no sense: it shall start over
-        return
+    c.joining.pop(link, None)  # after an Admission, or it starts over
+    if link in c.links:
+        agents.disconnect(c, c.agents[c.links[link]], close=False)
     kind = "register" if message.agent_id is None else "reregister"
     c.counts[f"master/messages_{kind}_slave"] += 1
     fault = _fault(c, message)
@@ -62,7 +62,6 @@ def hello(c: Cluster, link: int, message: Hello) -> None:
 
 def _turn_away(c: Cluster, link: int, message: MasterMessage) -> None:
     c.emit(ToLink(link, message))
-    c.emit(CloseLink(link))
 
 
 def _place_in_queue(c: Cluster) -> float:

@@ -19,7 +19,7 @@ from cairn_core.extensions import AgentId, AllocAgent
 from cairn_core.master.registry import AgentStanding, agent_record, agent_removal
 from cairn_core.master.state import offers, tasks
 from cairn_core.master.state.cluster import Cluster
-from cairn_core.master.state.effects import AgentChanged, Change, CloseLink
+from cairn_core.master.state.effects import AgentChanged, AgentForgotten, Change, CloseLink
 from cairn_core.master.state.records import AgentRecord, KnownAgent
 from cairn_core.mesos import agent_api, scheduler_api, types
 from cairn_core.mesos.types import Reason, Source, TaskState
@@ -131,11 +131,15 @@ def link_closed(c: Cluster, link: int) -> None:
         disconnect(c, c.agents[agent_id])
 
 
-def disconnect(c: Cluster, agent: AgentRecord) -> None:
-    """Stop using the agent's connection and offering its resources; it may come back."""
+def disconnect(c: Cluster, agent: AgentRecord, *, close: bool = True) -> None:
+    """Stop using the agent's connection and offering its resources; it may come back.
+
+    close: also end the connection itself.
+    """
     if agent.link is not None:
         del c.links[agent.link]
-        c.emit(CloseLink(agent.link))
+        if close:
+            c.emit(CloseLink(agent.link))
     agent.link = None
     agent.connected = agent.active = False
     agent.deadline = c.now + c.settings.agent_reregister_timeout_s
@@ -172,6 +176,7 @@ def recovery_due(c: Cluster, agent_id: str) -> None:
             c.transitions.discard(known.agent_id)
             c.recovered_agents.pop(known.agent_id, None)
             c.unreachable_agents[known.agent_id] = known
+            c.emit(AgentForgotten(known.agent_id))
             _failure(c, known.agent_id)
 
     if records:

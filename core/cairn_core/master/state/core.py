@@ -1,6 +1,7 @@
 """The door of the master's rules: every fact is a method, which returns the effects it has.
 
-    core = MasterCore(...)          after the registry was read
+    core = MasterCore(...)
+    effects = core.lead(epoch, registry, ...)     once elected, and the registry was read
     effects = core.subscribe(stream_id, subscribe, principal, now=..., wall=...)
     ... carry out the effects in order; feed what they lead to back as facts ...
 
@@ -9,6 +10,7 @@ something unknown is counted and dropped; none raises because of what a framewor
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from cairn_core.extensions import Allocation, Allocator, FrameworkId
 from cairn_core.master.registry import RegistryImage
@@ -43,35 +45,8 @@ CALLS = frozenset(
 class MasterCore:
     """See the module. `cluster` is what readers may look at between two facts."""
 
-    def __init__(
-        self,
-        master: MasterRecord,
-        epoch: int,
-        allocator: Allocator,
-        settings: Settings,
-        registry: RegistryImage,
-        *,
-        now: float,
-        wall: float,
-    ) -> None:
-        self.cluster = c = Cluster(master, epoch, allocator, settings)
-        c.now, c.wall = now, wall
-        c.recovered_agents = dict(registry.admitted)
-        c.unreachable_agents = dict(registry.unreachable)
-        c.gone_agents = dict(registry.gone)
-        c.quotas = dict(registry.quotas)
-        c.weights = dict(registry.weights)
-        for role, quota in c.quotas.items():
-            allocator.set_quota(role, quota.guarantees, quota.limits)
-        if c.weights:
-            allocator.set_weights(c.weights)
-        if c.recovered_agents:
-            c.wake_at(now + settings.agent_reregister_timeout_s, "recovered", "")
-            if c.quotas:
-                # Without most agents, what is left unoffered for guarantees would be wrong.
-                back = -(-len(c.recovered_agents) * 8 // 10)
-                allocator.hold(agents=back, timeout_s=settings.agent_reregister_timeout_s, now=now)
-        c.wake_at(now + settings.registry_gc_interval_s, "registry", "")
+    def __init__(self, master: MasterRecord, allocator: Allocator, settings: Settings) -> None:
+        self.cluster = Cluster(master, 0, allocator, settings)
         self._timers: Mapping[str, Callable[[Cluster, str], None]] = {
             "framework": frameworks.failover_due,
             "offer": offers.timeout_due,
@@ -80,6 +55,42 @@ class MasterCore:
             "recovered": agents.recovery_due,
             "registry": lambda cluster, _: agents.forget_old(cluster),
         }
+
+    def lead(
+        self,
+        epoch: int,
+        registry: RegistryImage,
+        *,
+        default_weights: Mapping[str, float],
+        now: float,
+        wall: float,
+    ) -> list[Effect]:
+        """This master was elected and has read the registry; no other fact comes before.
+
+        default_weights: taken only when the registry has no weights (`--weights`).
+        """
+        c = self._begin(now, wall)
+        c.epoch = epoch
+        c.master = replace(c.master, elected_time=wall)
+        c.recovered_agents.update(registry.admitted)
+        c.unreachable_agents.update(registry.unreachable)
+        c.gone_agents.update(registry.gone)
+        c.quotas.update(registry.quotas)
+        c.weights.update(registry.weights or default_weights)
+        for role, quota in c.quotas.items():
+            c.allocator.set_quota(role, quota.guarantees, quota.limits)
+        if c.weights:
+            c.allocator.set_weights(c.weights)
+        timeout_s = c.settings.agent_reregister_timeout_s
+        if c.recovered_agents:
+            c.wake_at(now + timeout_s, "recovered", "")
+            if c.quotas:
+                # Without most agents, what is left unoffered for guarantees would be wrong.
+                back = -(-len(c.recovered_agents) * 8 // 10)
+                c.allocator.hold(agents=back, timeout_s=timeout_s, now=now)
+        c.wake_at(now + c.settings.registry_gc_interval_s, "registry", "")
+        c.allocate_soon()
+        return self._effects()
 
     def _begin(self, now: float, wall: float) -> Cluster:
         c = self.cluster

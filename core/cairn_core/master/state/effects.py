@@ -8,6 +8,7 @@ import enum
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cairn_core.extensions import AgentId
 from cairn_core.master.state.records import AgentRecord, FrameworkRecord, OfferRecord, TaskRecord
 from cairn_core.mesos.agent_api import MasterMessage
 from cairn_core.mesos.scheduler_api import Event
@@ -115,13 +116,22 @@ class OfferChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentForgotten:
+    """An agent of the registry that was waited for is not waited for any more."""
+
+    agent_id: AgentId
+
+
+@dataclass(frozen=True, slots=True)
 class RoleChanged:
     """Quota or weight of a role changed."""
 
     role: str
 
 
-Changed: TypeAlias = FrameworkChanged | AgentChanged | TaskChanged | OfferChanged | RoleChanged
+Changed: TypeAlias = (
+    FrameworkChanged | AgentChanged | AgentForgotten | TaskChanged | OfferChanged | RoleChanged
+)
 Effect: TypeAlias = (
     ToStream | CloseStream | ToLink | CloseLink | StoreRegistry | Reply | AllocationNeeded | Changed
 )

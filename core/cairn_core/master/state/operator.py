@@ -12,7 +12,7 @@ from cairn_core.master import quota as quota_rules
 from cairn_core.master.registry import AgentStanding, agent_record, quota_record, weight_record
 from cairn_core.master.state import agents, frameworks, offers
 from cairn_core.master.state.cluster import Cluster
-from cairn_core.master.state.effects import Reply, RoleChanged
+from cairn_core.master.state.effects import AgentForgotten, Reply, RoleChanged
 from cairn_core.master.state.records import KnownAgent, OfferRecord, Quota
 from cairn_core.resources import quantities
 from cairn_core.roles import is_subrole
@@ -135,6 +135,7 @@ def _mark_absent_gone(c: Cluster, request: int, known: KnownAgent) -> None:
         c.recovered_agents.pop(agent_id, None)
         c.unreachable_agents.pop(agent_id, None)
         c.gone_agents[agent_id] = KnownAgent(agent_id, known.info, known.hostname, c.wall)
+        c.emit(AgentForgotten(agent_id))
         c.emit(Reply(request, 200))
 
     c.store([agent_record(agent_id, AgentStanding.GONE, known.info, c.wall)], stored)

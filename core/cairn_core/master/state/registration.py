@@ -52,7 +52,6 @@ def inventory(c: Cluster, link: int, part: Inventory) -> None:
         del c.joining[link]
         fault = f"agent lists more than {c.settings.max_agent_tasks} tasks and executors"
         c.emit(ToLink(link, Admission(30.0, fault)))
-        c.emit(CloseLink(link))
         return
     joining.parts.append(part)
     if not part.last:

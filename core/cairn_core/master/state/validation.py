@@ -17,6 +17,9 @@ from cairn_core.master.state.records import AgentRecord, FrameworkRecord
 from cairn_core.mesos import types
 from cairn_core.resources import EMPTY, ResourceError, Resources
 
+#: A task travels to the agent in one frame of the link.
+MAX_TASK_BYTES = 2 * 1024 * 1024
+
 _LIMITED = frozenset({"cpus", "mem"})
 _VARIABLE = re.compile(r"[^=\0]{1,4096}")
 
@@ -50,6 +53,7 @@ def check_task(
         or _health_check(task.health_check)
         or _check(task.check)
         or _max_completion(task)
+        or _size(task)
     )
     if fault:
         return fault
@@ -136,6 +140,13 @@ def _kill_policy(task: types.TaskInfo) -> str | None:
 def _max_completion(task: types.TaskInfo) -> str | None:
     if task.max_completion_time is not None and task.max_completion_time.nanoseconds < 0:
         return "Task's 'max_completion_time' must be non-negative"
+    return None
+
+
+def _size(task: types.TaskInfo) -> str | None:
+    size = len(msgspec.json.encode(task))
+    if size > MAX_TASK_BYTES:
+        return f"Task has {size} bytes of JSON, more than {MAX_TASK_BYTES}"
     return None
 
 

@@ -1,0 +1,89 @@
+"""The rows that the master publishes on the node feed, made of its records.
+
+One row per live task, agent, framework and master; see `cairn_core.mesos.feed_rows`.
+"""
+
+from cairn_core.kit.io_feed import FeedServer
+from cairn_core.master.state.cluster import Cluster
+from cairn_core.master.state.effects import (
+    AgentChanged,
+    AgentForgotten,
+    Change,
+    Changed,
+    FrameworkChanged,
+    TaskChanged,
+)
+from cairn_core.master.state.records import AgentRecord, FrameworkRecord, KnownAgent
+from cairn_core.mesos import feed_rows
+from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, encode_row, task_row
+from cairn_core.mesos.types import MasterInfo
+
+
+class FeedRows:
+    """Keeps a feed in step with the tables."""
+
+    def __init__(self, server: FeedServer) -> None:
+        self._server = server
+
+    def begin(self, cluster: Cluster, leader: MasterInfo) -> None:
+        """Publish what is known when this master starts to lead."""
+        self.put(master_row(leader))
+        for known in cluster.recovered_agents.values():
+            self.put(known_agent_row(known))
+
+    def put(self, row: feed_rows.TaskRow | AgentRow | FrameworkRow | MasterRow) -> None:
+        """Set one row."""
+        self._server.put(row.key, encode_row(row))
+
+    def changed(self, effect: Changed) -> None:
+        """Follow one change."""
+        match effect:
+            case TaskChanged(task, Change.REMOVED):
+                self._server.delete(f"{feed_rows.TASK}{task.framework_id}/{task.task_id}")
+            case TaskChanged(task):
+                self.put(task_row(task.describe()))
+            case AgentChanged(AgentRecord(agent_id=agent_id), Change.REMOVED):
+                self._server.delete(f"{feed_rows.AGENT}{agent_id}")
+            case AgentForgotten(agent_id):
+                self._server.delete(f"{feed_rows.AGENT}{agent_id}")
+            case AgentChanged(agent):
+                self.put(agent_row(agent))
+            case FrameworkChanged(framework, Change.REMOVED):
+                self._server.delete(f"{feed_rows.FRAMEWORK}{framework.framework_id}")
+            case FrameworkChanged(framework):
+                self.put(framework_row(framework))
+            case _:
+                return
+
+
+def agent_row(agent: AgentRecord) -> AgentRow:
+    """The row of a registered agent."""
+    fault_domain = agent.domain.fault_domain if agent.domain is not None else None
+    return AgentRow(
+        agent.agent_id,
+        agent.hostname,
+        agent.ip,
+        agent.port,
+        agent.active,
+        region=fault_domain.region.name if fault_domain is not None else "",
+        zone=fault_domain.zone.name if fault_domain is not None else "",
+    )
+
+
+def known_agent_row(known: KnownAgent) -> AgentRow:
+    """The row of an agent that is waited for after a change of masters."""
+    return AgentRow(known.agent_id, known.hostname, active=False, recovering=True)
+
+
+def framework_row(framework: FrameworkRecord) -> FrameworkRow:
+    """The row of a framework."""
+    info = framework.info
+    return FrameworkRow(
+        framework.framework_id, info.name, info.hostname or "", active=framework.active
+    )
+
+
+def master_row(info: MasterInfo) -> MasterRow:
+    """The row of the leading master."""
+    ip = info.address.ip if info.address is not None and info.address.ip else ""
+    return MasterRow(info.id, info.hostname or "", ip, info.port, leads=True)
