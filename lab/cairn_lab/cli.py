@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +18,7 @@ from cairn_lab import lab as labs
 from cairn_lab.demo import show
 from cairn_lab.errors import LabError
 from cairn_lab.starting import environment
+from cairn_lab.supervisor import Supervisor
 
 _name = click.option(
     "--name", default=topology.DEFAULT_NAME, show_default=True, help="Which lab; several can run."
@@ -106,7 +108,7 @@ def status(name: str, as_json: bool) -> None:
     """Show the hosts and what runs on them; exit status 1 when something is dead."""
     found = labs.find(name)
     broken = found.broken()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "host": one.host.name,
             "role": one.host.role,
@@ -114,6 +116,7 @@ def status(name: str, as_json: bool) -> None:
             "ipv6": str(one.host.ipv6),
             "pid": one.pid,
             "cut": one.cut,
+            "units": _units(one) if not found.state.bare else {},
         }
         for one in found.status()
     ]
@@ -122,10 +125,14 @@ def status(name: str, as_json: bool) -> None:
         document = {"name": name, "hosts": rows, "relays": doors, "broken": broken}
         click.echo(json.dumps(document, indent=2))
     else:
-        table = Table("host", "role", "address", "state")
+        table = Table("host", "role", "address", "state", "daemons")
         for row in rows:
             state = "gone" if row["pid"] is None else "cut off" if row["cut"] else "up"
-            table.add_row(str(row["host"]), str(row["role"]), str(row["ipv4"]), state)
+            units = ", ".join(
+                unit if shown["state"] == "running" else f"{unit} ({shown['state']})"
+                for unit, shown in row["units"].items()
+            )
+            table.add_row(row["host"], row["role"], row["ipv4"], state, units)
         Console().print(table)
         for relay in found.topology.relays:
             click.echo(f"{relay.name:10} http://127.0.0.1:{relay.port}")
@@ -190,6 +197,19 @@ def logs(name: str, target: str, follow: bool, lines: int) -> None:
 
 
 @lab.command()
+@click.argument("target", metavar="HOST/DAEMON")
+@click.option("--signal", "-s", "number", default=9, show_default=True, help="Which signal.")
+@_name
+@_one_line_errors
+def kill(name: str, target: str, number: int) -> None:
+    """Send a signal to a daemon; its supervisor starts it again when it ends."""
+    found = labs.find(name)
+    host, unit = _target(found, target)
+    Supervisor(found.pid(host)).kill(unit, number)
+    click.echo(f"sent signal {number} to {unit} on {host}")
+
+
+@lab.command()
 @click.argument(
     "example", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False
 )
@@ -204,6 +224,16 @@ def demo(name: str, example: Path | None) -> None:
     console = Console(stderr=True)
     with console.status("") as spinner:
         show(found, path, lambda text: click.echo(f"  ✓ {text}"), spinner.update)
+
+
+def _units(status: labs.HostStatus) -> dict[str, Any]:
+    """Units of a host as its supervisor shows them; empty when it does not answer."""
+    if status.pid is None:
+        return {}
+    try:
+        return {n: msgspec.to_builtins(u) for n, u in Supervisor(status.pid).status().items()}
+    except LabError:
+        return {}
 
 
 def _target(found: labs.Lab, text: str) -> tuple[str, str]:

@@ -93,6 +93,8 @@ def _agent(topology: Topology, host: Host) -> dict[str, Any]:
         "hostname": host.name,
         "work_dir": "/var/lib/cairn/agent",
         "cgroups_root": topology.agent_cgroup(host.name),
+        "launcher": "linux",
+        "isolation": "filesystem/linux,namespaces/pid,cgroups/cpu,cgroups/mem,disk/du",
         "resources": (
             "cpus(slave_public):2;mem(slave_public):1024;disk(slave_public):4096;"
             "ports(slave_public):[1-21,23-5050,5052-32000]"
