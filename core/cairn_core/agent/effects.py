@@ -296,7 +296,7 @@ class Settings:
     domain_socket: str = ""
     #: How the command executor is started: a command line, or `module:function` in the helper.
     command_executor_argv: tuple[str, ...] = ()
-    command_executor_entry: str = "cairn_core.executor.__main__:main"
+    command_executor_entry: str = "cairn_core.executor.command:main"
     #: False leaves the agent's own user to every task.
     switch_user: bool = True
     executor_registration_timeout_s: float = 60.0

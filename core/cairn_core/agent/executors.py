@@ -68,9 +68,15 @@ class Executors:
     def __init__(self, settings: Settings, rng: Random) -> None:
         """rng: of ids and tokens, so in production one that nobody can predict."""
         self.settings = settings
-        self.agent_id: str | None = None
+        self._rng = rng
         #: Highest epoch of a master seen.
         self.epoch = 0
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget everything but the highest epoch: the agent will be a new one."""
+        settings = self.settings
+        self.agent_id: str | None = None
         self.master = Master()
         self.frameworks: dict[str, FrameworkRecord] = {}
         self.completed_frameworks: deque[FrameworkRecord] = deque(
@@ -85,7 +91,6 @@ class Executors:
         self.id_is_new = False
         self.now = 0.0
         self.wall = 0.0
-        self._rng = rng
         self._operations: OrderedDict[str, None] = OrderedDict()
 
     @property

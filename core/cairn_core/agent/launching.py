@@ -147,6 +147,9 @@ def environment(
     sandbox = f"{settings.work_dir}/{executor.sandbox}"
     command = executor.info.command
     env = dict(settings.executor_environment)
+    if executor.is_command and executor.live and executor.live[0].info.command is not None:
+        # beside the task's own copy: settings of the logger are read off the container
+        env |= _variables(executor.live[0].info.command)
     env |= {
         "MESOS_FRAMEWORK_ID": framework.id,
         "MESOS_EXECUTOR_ID": executor.id,

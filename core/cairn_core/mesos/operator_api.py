@@ -276,6 +276,7 @@ class GetExecutors(Message, frozen=True):
     """All executors."""
 
     executors: tuple[Executor, ...] = ()
+    completed_executors: tuple[Executor, ...] = ()
 
 
 class GetTasks(Message, frozen=True):

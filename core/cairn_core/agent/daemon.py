@@ -1,0 +1,593 @@
+"""The agent's shell; start reading here.
+
+`Agent.feed` gives a fact to the rules (`state`) and puts the effects they answer with into one
+queue. `_act` takes everything queued, brings all its writes to disk in one go, and then carries out
+the effects in their order. Whatever takes time - launching, waiting, destroying - runs in tasks
+of one group and ends as the next fact.
+
+Life: own the work directory, read what an earlier agent left, take over its containers, then
+answer executors and look for the master. SIGTERM ends the agent and no container.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from importlib.metadata import version as package_version
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any, assert_never
+
+from msgspec.structs import replace
+
+from cairn_core.agent import (
+    checkpoint,
+    io_checkpoint,
+    io_containers,
+    io_machine,
+    io_sandbox,
+    reconfiguration,
+    recovery,
+)
+from cairn_core.agent.config import (
+    AgentConfig,
+    Machine,
+    read_agent_attributes,
+    read_credential,
+    read_domain,
+    read_environment,
+    read_masters,
+    read_resources,
+    work_path,
+)
+from cairn_core.agent.containerizer.errors import ContainerizerError, UnknownContainer
+from cairn_core.agent.effects import (
+    CloseExecutor,
+    ContainerLaunched,
+    ContainerMissing,
+    ContainerRecovered,
+    ContainerTerminated,
+    DestroyContainer,
+    Discard,
+    Disconnect,
+    Effect,
+    Fact,
+    LaunchContainer,
+    Persist,
+    PersistFailed,
+    Put,
+    Rebooted,
+    Remove,
+    Settings,
+    Stop,
+    Tick,
+    ToExecutor,
+    ToMaster,
+    UpdateContainer,
+    Write,
+)
+from cairn_core.agent.garbage import Garbage
+from cairn_core.agent.http_executor import ExecutorFront
+from cairn_core.agent.http_legacy import Legacy, Usage
+from cairn_core.agent.http_operator import Operator
+from cairn_core.agent.io_containers import Containers
+from cairn_core.agent.io_garbage import Collector
+from cairn_core.agent.io_master import MasterLink
+from cairn_core.agent.records import ExecutorRecord
+from cairn_core.agent.state import AgentState
+from cairn_core.errors import CairnError, LocalError, shorten
+from cairn_core.kit.daemon import Daemon, inherited_sockets, work_dir_lock
+from cairn_core.kit.http_files import VirtualPaths
+from cairn_core.kit.http_server import Handler, HttpServer, Listener, Router
+from cairn_core.mesos import agent_api
+from cairn_core.mesos.types import (
+    AgentID,
+    AgentInfo,
+    ContainerID,
+    ContainerStatus,
+    IPAddress,
+    NetworkInfo,
+    Reason,
+)
+
+log = logging.getLogger(__name__)
+
+#: Path length that fits a Unix socket's address.
+MAX_SOCKET_PATH = 107
+CAPABILITIES = ("MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT")
+
+
+class AgentStopped(LocalError):
+    """The agent ends by itself: told by the master, or after a clean-up."""
+
+
+class Agent:
+    """One agent process. containers: entered already, or a fake."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        containers: Containers,
+        *,
+        traces: Callable[[], set[str]],
+        ip: str,
+        listeners: tuple[Listener, ...] = (),
+        machine: Machine | None = None,
+        rng: Random | None = None,
+        boot_id: str | None = None,
+    ) -> None:
+        """traces: ids of containers that left something. ip: where others reach us.
+
+        machine, rng, boot_id: of this machine unless a test gives others.
+        """
+        self.config = config
+        self.containers = containers
+        self.ip = ip
+        self.work_dir = Path(work_path(config))
+        self.started_wall = time.time()
+        self.boot_id = boot_id or io_checkpoint.boot_id()
+        self.version = package_version("cairn")
+        self._traces = traces
+        self._rng = rng or SystemRandom()
+        self._session = uuid.uuid4().hex
+        self._listeners = listeners
+        #: What `/files` shows, by its virtual path.
+        self.paths = VirtualPaths()
+        self._masters = read_masters(config)
+        self._principal, self._secret = read_credential(config)
+        self.work_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._socket_path = self._find_socket_path()
+        self.machine = machine or io_machine.machine(self.work_dir)
+        self.info = AgentInfo(
+            hostname=config.hostname or io_machine.hostname(),
+            port=config.port,
+            resources=read_resources(config, self.machine),
+            attributes=read_agent_attributes(config),
+            domain=read_domain(config),
+        )
+        self.state = AgentState(self._settings(config.port), self._rng)
+        self.store = io_checkpoint.Store(self.work_dir)
+        self.front: ExecutorFront = ExecutorFront(
+            self.state, self.feed, require_token=config.authenticate_http_executors
+        )
+        self.link: MasterLink | None = None
+        #: TCP port once listening.
+        self.port = config.port
+        self.recovery_errors = 0
+        self.recovery_time_s = 0.0
+        self.launch_errors = 0
+        disk_lock = asyncio.Lock()
+        self._disk_lock = disk_lock
+        self.collector = Collector(
+            self.work_dir,
+            Garbage(config.gc_delay, config.gc_disk_headroom),
+            interval_s=config.disk_watch_interval,
+            disk_lock=disk_lock,
+            in_use=self._in_use,
+            removed=self._hide,
+        )
+        # Not bounded: one entry per fact, and facts come from a master and from executors that
+        # wait for our answers, so it stays short unless the disk stands still.
+        self._queue: list[Effect | Callable[[], None]] = []
+        self._work = asyncio.Event()
+        self._timer = asyncio.Event()
+        self._launching: set[str] = set()
+        self._doomed: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def _settings(self, port: int) -> Settings:
+        config = self.config
+        endpoint = f"[{self.ip}]:{port}" if ":" in self.ip else f"{self.ip}:{port}"
+        return Settings(
+            info=self.info,
+            work_dir=str(self.work_dir),
+            endpoint=endpoint,
+            pid=f"slave(1)@{endpoint}",
+            domain_socket=str(self._socket_path) if self._socket_path else "",
+            switch_user=config.switch_user and os.geteuid() == 0,
+            executor_registration_timeout_s=config.executor_registration_timeout,
+            executor_reregistration_timeout_s=config.executor_reregistration_timeout,
+            executor_shutdown_grace_s=config.executor_shutdown_grace_period,
+            recovery_timeout_s=config.recovery_timeout,
+            executor_environment=read_environment(config),
+        )
+
+    def _find_socket_path(self) -> Path | None:
+        if not self.config.http_executor_domain_sockets:
+            return None
+        location = self.config.domain_socket_location
+        path = Path(location) if location else Path(self.config.runtime_dir) / "agent.sock"
+        path = path.absolute()
+        if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+            raise LocalError(
+                f"domain_socket_location: path is longer than {MAX_SOCKET_PATH} bytes: "
+                f"{shorten(str(path))}"
+            )
+        return path
+
+    @property
+    def is_ready(self) -> str | None:
+        """Why the agent cannot serve yet, or None."""
+        if not self.front.ready:
+            return "recovering"
+        return None if self.state.master.registered else "not registered with a master"
+
+    # ---- facts and effects ------------------------------------------------------------------
+
+    def feed(self, fact: Fact) -> None:
+        """Give a fact to the rules; what they want done follows soon."""
+        effects = self.state.handle(fact, now=time.monotonic(), wall=time.time())
+        self._queue += effects
+        self._work.set()
+        self._timer.set()
+
+    async def _act(self) -> None:
+        """Carry out effects for ever."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._queue = self._queue, []
+            await self._carry_out(batch)
+
+    async def _carry_out(self, batch: list[Effect | Callable[[], None]]) -> None:
+        persists = [effect for effect in batch if isinstance(effect, Persist)]
+        results: list[OSError | None] = []
+        if persists:
+            async with self._disk_lock:
+                results = await asyncio.to_thread(self.store.apply, [p.writes for p in persists])
+        failures = iter(results)
+        for effect in batch:
+            if not isinstance(effect, Persist):
+                self._do(effect)
+                continue
+            failure = next(failures)
+            if failure is None:
+                for then in effect.then:
+                    self._do(then)
+                continue
+            problem = failure.strerror or str(failure)
+            log.error("checkpoint not written path=%s reason=%s", effect.writes[0].path, problem)
+            if effect.failed is not None:
+                self.feed(PersistFailed(effect.failed, problem))
+
+    def _do(self, effect: Effect | Callable[[], None]) -> None:
+        match effect:
+            case LaunchContainer():
+                self._show(self.state.containers[effect.container_id])
+                self._launching.add(effect.container_id)
+                self._spawn(self._launch(effect))
+            case UpdateContainer():
+                self._spawn(self._update(effect))
+            case DestroyContainer():
+                self._spawn(self._destroy(effect.container_id))
+            case ToExecutor():
+                self.front.send(effect.framework_id, effect.executor_id, effect.event)
+            case CloseExecutor():
+                self.front.close(effect.framework_id, effect.executor_id)
+            case ToMaster():
+                if self.link is not None:
+                    self.link.send(effect.message)
+            case Discard():
+                self.collector.add(effect.sandbox, wall=time.time())
+                if effect.meta:
+                    self.collector.add(f"{checkpoint.META}/{effect.meta}", wall=time.time())
+            case Disconnect():
+                if self.link is not None:
+                    self.link.disconnect(effect.reason)
+            case Stop():
+                if not self._ended.done():
+                    self._ended.set_result(effect.message)
+            case Persist():
+                raise AssertionError("a Persist inside of a Persist")
+            case _ if callable(effect):
+                effect()
+            case _:
+                assert_never(effect)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._group is not None
+        self._group.create_task(work)
+
+    # ---- containers -------------------------------------------------------------------------
+
+    async def _launch(self, launch: LaunchContainer) -> None:
+        container_id, config = launch.container_id, launch.config
+        try:
+            async with self._disk_lock:
+                await asyncio.to_thread(io_sandbox.create, Path(config.sandbox), config.user)
+        except (OSError, ValueError) as error:
+            self._launching.discard(container_id)
+            self._failed(container_id, f"cannot make the sandbox: {error}")
+            return
+        if container_id in self._doomed:
+            self._doomed.discard(container_id)
+            self._launching.discard(container_id)
+            self.feed(ContainerTerminated(container_id))
+            return
+        launching = asyncio.ensure_future(self.containers.launch(container_id, config))
+        self._launching.discard(container_id)
+        try:
+            await launching
+        except UnknownContainer as error:
+            self._failed(container_id, error.message)
+            return
+        except ContainerizerError as error:
+            self.launch_errors += 1
+            log.warning("container not launched id=%s reason=%s", container_id, error.message)
+        else:
+            self.feed(ContainerLaunched(container_id, await self._status(container_id)))
+        await self._watch(container_id)
+
+    def _failed(self, container_id: str, message: str) -> None:
+        self.launch_errors += 1
+        log.warning("container not launched id=%s reason=%s", container_id, message)
+        reason = Reason.CONTAINER_LAUNCH_FAILED
+        self.feed(ContainerTerminated(container_id, None, reason, message))
+
+    async def _watch(self, container_id: str) -> None:
+        """Wait for the end of a container and tell the rules."""
+        try:
+            end = await self.containers.wait(container_id)
+        except UnknownContainer:
+            self.feed(ContainerTerminated(container_id))
+            return
+        self.feed(ContainerTerminated(container_id, end.status, end.reason, end.message))
+        # only once what follows from it is on disk: the exit status is nowhere else
+        self._queue.append(lambda: self.containers.forget(container_id))
+        self._work.set()
+
+    async def _status(self, container_id: str) -> ContainerStatus | None:
+        """What is known of a container; without a network of its own it has the agent's address."""
+        try:
+            status = await self.containers.status(container_id)
+        except (CairnError, OSError):
+            return None
+        if not status.network_infos:
+            protocol = "IPv6" if ":" in self.ip else "IPv4"
+            own = NetworkInfo(ip_addresses=(IPAddress(protocol=protocol, ip_address=self.ip),))
+            status = replace(status, network_infos=(own,))
+        return replace(status, container_id=status.container_id or ContainerID(container_id))
+
+    async def _update(self, update: UpdateContainer) -> None:
+        try:
+            await self.containers.update(update.container_id, update.requests, update.limits)
+        except UnknownContainer:
+            pass  # it ended meanwhile
+        except (CairnError, OSError) as error:
+            log.error("container not resized id=%s reason=%s", update.container_id, error)
+
+    async def _destroy(self, container_id: str) -> None:
+        if container_id in self._launching:
+            self._doomed.add(container_id)
+            return
+        try:
+            await self.containers.destroy(container_id)
+        except UnknownContainer:
+            self.feed(ContainerTerminated(container_id))
+
+    # ---- recovery ---------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        began = time.monotonic()
+        files, latest = await asyncio.to_thread(self.store.read)
+        found = recovery.restore(self.state, files, latest, strict=self.config.strict)
+        self.recovery_errors = len(found.problems)
+        for problem in found.problems:
+            log.error("checkpoint left out path=%s reason=%s", problem.path, problem.problem)
+        rebooted = found.boot_id is not None and found.boot_id != self.boot_id
+        cleanup = self.config.recover == "cleanup"
+        writes: list[Write] = []
+        if found.registered_as is not None and not cleanup:
+            old = found.registered_as
+            if self.config.port == 0:  # any port will do, so none was promised
+                old = replace(old, port=self.info.port)
+            try:
+                changed = reconfiguration.check(old, self.info, self.config.reconfiguration_policy)
+                if changed:
+                    log.info("description changed agent=%s", self.state.agent_id)
+                    writes += checkpoint.put_agent(self.state.id, self.info)
+            except reconfiguration.Incompatible as error:
+                if not rebooted:
+                    raise
+                # nothing of it can be alive, so there is nothing to be compatible with
+                log.warning("registering as a new agent reason=%s", error)
+                writes.append(Remove(checkpoint.LATEST))
+                self.state.start_over()
+        writes.append(Put(checkpoint.BOOT_ID, self.boot_id.encode()))
+        if cleanup:
+            writes.append(Remove(checkpoint.LATEST))
+        traces = self._traces()
+        known: dict[str, None] = {}
+        if not rebooted and not cleanup:
+            known = {cid: None for cid in self.state.containers if cid in traces}
+        orphans = await self.containers.recover(known)
+        (failure,) = await asyncio.to_thread(self.store.apply, [writes])
+        if failure is not None:
+            raise LocalError(f"cannot write to {self.store.root}: {failure}")
+        if cleanup:
+            raise AgentStopped(f"cleaned up {len(orphans)} containers; start without --recover")
+        if rebooted:
+            self.feed(Rebooted())
+        else:
+            await self._adopt(known)
+        await self.collector.scan()
+        self.recovery_time_s = time.monotonic() - began
+        log.info(
+            "recovered agent=%s executors=%d orphans=%d rebooted=%s seconds=%.3f",
+            self.state.agent_id, len(self.state.containers), len(orphans), rebooted,
+            self.recovery_time_s,
+        )  # fmt: skip
+
+    async def _adopt(self, known: dict[str, None]) -> None:
+        for framework in (*self.state.frameworks.values(), *self.state.completed_frameworks):
+            for executor in (*framework.completed_executors, *framework.executors.values()):
+                self._show(executor)
+        for container_id in list(self.state.containers):
+            if container_id not in known:
+                self.feed(ContainerMissing(container_id))
+                continue
+            self.feed(ContainerRecovered(container_id, await self._status(container_id)))
+            self._spawn(self._watch(container_id))
+
+    async def _late(self) -> None:
+        """Say which executors have not come back soon after a restart. They are waited for."""
+        await asyncio.sleep(self.config.executor_reregistration_timeout)
+        for executor in self.state.containers.values():
+            if executor.recovered:
+                log.warning(
+                    "executor not back yet, waiting up to %gs framework=%s executor=%s",
+                    self.config.recovery_timeout, executor.framework_id, executor.id,
+                )  # fmt: skip
+
+    def _show(self, executor: ExecutorRecord) -> None:
+        """Let `/files` reach a sandbox, under its real path and under a readable one."""
+        real = self.work_dir / executor.sandbox
+        self.paths.attach(str(real), real)
+        name = f"/frameworks/{executor.framework_id}/executors/{executor.id}/runs"
+        self.paths.attach(f"{name}/{executor.container_id}", real)
+        self.paths.attach(f"{name}/latest", real)
+
+    def _hide(self, path: str) -> None:
+        """A sandbox was removed."""
+        self.paths.detach(str(self.work_dir / path))
+        names = path.split("/")
+        if len(names) == 8 and names[0] == "slaves":
+            self.paths.detach("/" + "/".join(names[2:]))
+
+    def _in_use(self) -> set[str]:
+        """Runs that must stay: path below the work directory."""
+        return {e.sandbox for e in self.state.containers.values()}
+
+    # ---- life -------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """The service: returns when `stop` is set; raises AgentStopped when the agent ends."""
+        with work_dir_lock(self.work_dir):
+            server, local = self._servers()
+            await self._listen(server, local)
+            try:
+                await self._live(stop)
+            finally:
+                self.front.ready = False
+                await server.drain(1.0)
+                if local is not None:
+                    await local.drain(0.0)
+
+    def _servers(self) -> tuple[HttpServer, HttpServer | None]:
+        router: Router[Handler] = Router(twins=("/slave(1)",))
+        self.front.mount(router)
+        server = HttpServer(router)
+        usage = Usage(self)
+        legacy = Legacy(self, usage, lambda: server.stats)
+        legacy.mount(router)
+        legacy.metrics.watch_http(server.stats)
+        Operator(self, legacy, usage).mount(router)
+        if self._socket_path is None:
+            return server, None
+        # tasks of any user can connect to it, so nothing but the executor API is there
+        narrow: Router[Handler] = Router(twins=("/slave(1)",))
+        self.front.mount(narrow)
+        return server, HttpServer(narrow)
+
+    async def _listen(self, server: HttpServer, local: HttpServer | None) -> None:
+        listeners = self._listeners or ((self.config.ip or "0.0.0.0", self.config.port),)
+        await server.start(*listeners)
+        self.port = server.port
+        if self.port != self.config.port:
+            # port 0 or an inherited socket: what others are told must be what is
+            self.info = replace(self.info, port=self.port)
+            self.state.settings = self._settings(self.port)
+        if local is not None and self._socket_path is not None:
+            self._socket_path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+            await local.start(self._socket_path)
+            self._socket_path.chmod(0o666)
+        log.info("agent listening addresses=%s", ",".join(server.addresses))
+
+    async def _live(self, stop: asyncio.Event) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await self._recover()
+                self.link = MasterLink(
+                    self._masters,
+                    hello=self._hello,
+                    feed=self.feed,
+                    session=self._session,
+                    rng=self._rng,
+                    min_backoff_s=self.config.registration_backoff_factor,
+                )
+                self.front.ready = True
+                for service in (self.link.run, self.front.heartbeats, self.collector.run):
+                    group.create_task(service(stop))
+                for endless in (self._act(), self._tick(), self._late()):
+                    group.create_task(endless)
+                stopping = asyncio.ensure_future(stop.wait())
+                ends: set[asyncio.Future[Any]] = {stopping, self._ended}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                if self._ended.done():
+                    raise AgentStopped(self._ended.result())
+                raise _Done
+        except* _Done:
+            pass
+
+    def _hello(self) -> agent_api.Hello:
+        agent_id = self.state.agent_id
+        return agent_api.Hello(
+            protocol_min=agent_api.PROTOCOL,
+            protocol_max=agent_api.PROTOCOL,
+            agent_id=AgentID(agent_id) if agent_id is not None else None,
+            boot_id=self.boot_id,
+            session=self._session,
+            epoch=self.state.epoch,
+            pid=self.state.settings.pid,
+            info=self.info,
+            version=self.version,
+            capabilities=CAPABILITIES,
+            principal=self._principal,
+            secret=self._secret,
+        )
+
+    async def _tick(self) -> None:
+        """Wake the rules when one of their deadlines is reached."""
+        while True:
+            self._timer.clear()
+            deadline = self.state.next_deadline()
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self.feed(Tick())
+                await asyncio.sleep(0)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._timer.wait()
+
+
+class _Done(Exception):
+    """Ends the group of `_live` in the ordinary way."""
+
+
+async def build(config: AgentConfig) -> Daemon[AgentConfig]:
+    """The agent of these settings, for `kit.daemon.main`."""
+    host, port = read_masters(config)[0]
+    ip = config.advertise_ip or config.ip
+    if ip in ("", "0.0.0.0", "::"):
+        ip = io_machine.address_towards(host, port)
+    sockets = inherited_sockets()
+    listeners = tuple(sock for group in sockets.values() for sock in group)
+
+    async def agent(stop: asyncio.Event) -> None:
+        async with io_containers.make(config) as containers:
+            await Agent(
+                config,
+                containers,
+                traces=lambda: io_containers.traces(config),
+                ip=ip,
+                listeners=listeners,
+            ).run(stop)
+
+    return Daemon([agent])
