@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
 from cairn_core.errors import CairnError, RemoteError, Unavailable, shorten
@@ -197,9 +197,9 @@ class _Connection(asyncio.Protocol, Generic[S, R]):
         self.began = self.last = hub.loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        # uvloop's transports are not subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._hub.connections.add(self)
 
     def write(self, data: bytes) -> None:
@@ -470,8 +470,8 @@ class _Handshake(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
