@@ -228,8 +228,8 @@ class HierarchicalDrf(Facts):
         special = self._special(agent)
         if not agent.open and not agent.unreserved:
             eligible &= special
-        if self._quotas and stage == _FAIR_SHARE:
-            eligible &= ~self._withheld() | special
+        if self._quotas:
+            eligible &= ~self._withheld(agent, stage) | special
         if slots.constrained & eligible:
             eligible &= self._allowed(agent, slots.constrained & eligible)
         return eligible
@@ -284,15 +284,27 @@ class HierarchicalDrf(Facts):
                     judge.judge(slot, constraint, agent.info)
         return ~constrained | verdicts.allowed | own.allowed
 
-    def _withheld(self) -> int:
-        """Slots that quota leaves too little of the unreserved for any offer of theirs."""
-        mask = self._exhausted
-        if self._quotas.required:
+    def _withheld(self, agent: Agent, stage: int) -> int:
+        """Slots that quota leaves too little of the agent's unreserved resources for any offer:
+        all their alternatives lack something on the agent, in the limit, or in the headroom.
+        """
+        free = agent.open
+        if stage == _FAIR_SHARE and self._quotas.required:
             surplus = self._surplus()
-            for least, slots in self._slots.minima.items():
-                if not meets(surplus, least):
-                    mask |= slots
-        return mask
+            free = {name: min(amount, surplus[name]) for name, amount in free.items()}
+        withheld = 0
+        for least, mask in self._slots.minima.items():
+            for alternative in least:
+                lacking = 0
+                for pair in alternative:
+                    if free.get(pair[0], 0) < pair[1]:
+                        break
+                    lacking |= self._used_up[pair]
+                else:
+                    mask &= lacking
+            if least:
+                withheld |= mask
+        return withheld
 
     def _surplus(self) -> dict[str, int]:
         """Headroom beyond what guarantees still require, thousandths by name."""
@@ -335,13 +347,18 @@ class HierarchicalDrf(Facts):
         elif self._quotas:
             offer = self._fair(usable, slot)
         if offer is not usable and not (offer and meets(offer.quantities(), slot.minimum)):
-            quota = self._quotas.of(slot.role)
-            limited = quota is not None and quota.limits and slot.bit & self._exhausted
-            return WhyNot.QUOTA_LIMIT if limited else WhyNot.HEADROOM
+            return self._quota_reason(usable, slot)
         refusals = agent.refusals
         if refusals is not None and refusals.any & slot.bit and refusals.matches(slot.bit, offer):
             return WhyNot.REFUSED
         return offer
+
+    def _quota_reason(self, usable: Resources, slot: Slot) -> WhyNot:
+        """Whether the role's own limit is enough to explain that too little is left."""
+        quota = self._quotas.of(slot.role)
+        left = quota.left() if quota is not None else {}
+        room = {name: min(n, left.get(name, n)) for name, n in usable.quantities().items()}
+        return WhyNot.HEADROOM if meets(room, slot.minimum) else WhyNot.QUOTA_LIMIT
 
     def _guaranteed(self, usable: Resources, slot: Slot) -> Resources:
         """First stage: what the guarantee lacks, and what comes along with it."""

@@ -21,7 +21,7 @@ from cairn_scheduler.allocator.agents import Agent, Verdicts
 from cairn_scheduler.allocator.filters import Deadlines, Refusals
 from cairn_scheduler.allocator.quota import Quotas, counted
 from cairn_scheduler.allocator.shares import Tree
-from cairn_scheduler.allocator.slots import Framework, Minimum, Slot, Slots, minimum
+from cairn_scheduler.allocator.slots import Framework, Slot, Slots, minimum
 
 
 class Facts:
@@ -41,8 +41,8 @@ class Facts:
         self._quotas = Quotas()
         #: Free, unreserved, not revocable: in the whole cluster, thousandths by name.
         self._headroom: dict[str, int] = {}
-        #: Slots whose role has too little left of its limit for any offer of what is limited.
-        self._exhausted = 0
+        #: Per resource name and amount, slots whose role has less than that left of its limit.
+        self._used_up: dict[tuple[str, int], int] = {}
         #: Per resource name, slots whose role has a guarantee that lacks it.
         self._unsatisfied: dict[str, int] = {}
         self._quota_masks_stale = False
@@ -177,7 +177,6 @@ class Facts:
         self._forget_verdicts(mask)
         for slot in slots:
             self._slots.remove(entry, slot)
-        self._exhausted &= ~mask
         self._quota_masks_stale = True
 
     def _forget_filters(self, mask: int) -> None:
@@ -306,7 +305,8 @@ class Facts:
         if not self._quota_masks_stale:
             return
         self._quota_masks_stale = False
-        self._exhausted = 0
+        wanted = {pair for least in self._slots.minima for one in least for pair in one}
+        self._used_up = dict.fromkeys(wanted, 0)
         self._unsatisfied.clear()
         for role in self._quotas.roles():
             self._mask_quota(role)
@@ -314,15 +314,15 @@ class Facts:
     def _mask_quota(self, role: str) -> None:
         """Bring the quota masks of one top-level role up to date."""
         quota = self._quotas.exactly(role)
-        below = self._tree.mask_of(role)
-        self._exhausted &= ~below
         if quota is None:
             return
         if quota.limits:
-            left = quota.left()
-            for least, mask in self._slots.minima.items():
-                if mask & below and below_minimum(left, least):
-                    self._exhausted |= mask & below
+            below, left = self._tree.mask_of(role), quota.left()
+            for (name, least), mask in self._used_up.items():
+                if left.get(name, least) < least:
+                    self._used_up[name, least] = mask | below
+                else:
+                    self._used_up[name, least] = mask & ~below
         own = self._slots.role_mask(role)
         lacking = quota.unsatisfied()
         for name in quota.guarantees:
@@ -461,14 +461,6 @@ class Facts:
             assert {n: a for n, a in quota.consumed.items() if a} == expected, role
         required = quantities.total(q.unsatisfied() for q in self._quotas.roles().values())
         assert required == self._quotas.required
-
-
-def below_minimum(left: Mapping[str, int], least: Minimum) -> bool:
-    """Whether so much left of limits is too little for any alternative; absent: unlimited."""
-    return bool(least) and all(
-        any(left.get(name, amount) < amount for name, amount in alternative)
-        for alternative in least
-    )
 
 
 def added(before: Resources, after: Resources, difference: Resources) -> Mapping[str, int]:
