@@ -60,11 +60,11 @@ def kind_of(name: str) -> Kind:
     return Kind.NONE
 
 
-def understand(uri: URI, allowed: Sequence[str]) -> Item:
+def understand(uri: URI, allowed: Sequence[str], home: str = "") -> Item:
     """What to do for a URI. Raises FetchError for one that we do not fetch.
 
     allowed: directories below which local files may be taken; symbolic links are looked at when
-    the file is opened.
+    the file is opened. home: where paths that are not absolute start; it is allowed too.
     """
     value = uri.value
     try:
@@ -77,7 +77,11 @@ def understand(uri: URI, allowed: Sequence[str]) -> Item:
             raise FetchError(value, "no host in it")
         base = os.path.basename(unquote(parts.path))
     elif parts.scheme == "file" or not parts.scheme:
-        path = os.path.normpath(unquote(parts.path) if parts.scheme else value)
+        path = unquote(parts.path) if parts.scheme else value
+        if home and not parts.scheme:
+            allowed = (*allowed, home)
+            path = os.path.join(home, path)
+        path = os.path.normpath(path)
         if parts.scheme and parts.netloc not in ("", "localhost"):
             raise FetchError(value, f"file on another host: {parts.netloc!r}")
         if not os.path.isabs(path):

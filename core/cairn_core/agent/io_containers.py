@@ -65,7 +65,8 @@ def traces(config: AgentConfig) -> set[str]:
 
 def make_fetcher(config: AgentConfig) -> Fetcher:
     """A fetcher as the settings want it, with an empty cache."""
-    directory = config.fetcher_cache_dir or str(Path(work_path(config)) / "fetch")
+    # A directory of its own below the one named, for it is emptied.
+    directory = str(Path(config.fetcher_cache_dir or work_path(config)) / "fetch")
     fetcher = Fetcher(
         FetcherSettings(
             directory,

@@ -41,6 +41,7 @@ class FetcherSettings:
 
     directory: str
     allowed_dirs: tuple[str, ...] = ()
+    home: str = ""  #: where relative paths start (`--frameworks_home`)
     cache_bytes: int = 2 << 30
     max_download_bytes: int = 16 << 30
     max_unpacked_bytes: int = 64 << 30
@@ -70,7 +71,8 @@ class Fetcher:
             return
         try:
             user = find_user(config.user)
-            items = [understand(uri, self._settings.allowed_dirs) for uri in config.uris]
+            allowed, home = self._settings.allowed_dirs, self._settings.home
+            items = [understand(uri, allowed, home) for uri in config.uris]
             for item in items:
                 await self._fetch_one(item, config, user)
                 log.info("fetched uri=%s container=%s", item.uri, container_id)
@@ -80,7 +82,8 @@ class Fetcher:
 
     async def _fetch_one(self, item: Item, config: ContainerConfig, user: User) -> None:
         if item.path is not None:
-            with self._open_local(item, self._settings.allowed_dirs) as file:
+            home = (self._settings.home,) if self._settings.home else ()
+            with self._open_local(item, (*self._settings.allowed_dirs, *home)) as file:
                 await self._deliver(item, file, config.sandbox, user, keep=True)
         elif item.cached:
             await self._from_cache(item, config, user)

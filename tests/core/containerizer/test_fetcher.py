@@ -41,6 +41,12 @@ def test_a_uri_is_understood(uri: URI, name: str, kind: Kind) -> None:
     assert (item.name, item.kind) == (name, kind)
 
 
+def test_a_relative_path_starts_at_the_home_of_frameworks() -> None:
+    assert understand(URI("a/b"), [], "/srv/home").path == "/srv/home/a/b"
+    with pytest.raises(FetchError, match="not below a directory"):
+        understand(URI("../b"), [], "/srv/home")
+
+
 @pytest.mark.parametrize(
     ("uri", "cause"),
     [
