@@ -30,7 +30,7 @@ class Batch:
     """The tasks that wait, and how the others ended."""
 
     def __init__(self, master: str, count: int, command: str) -> None:
-        framework = FrameworkInfo(user="nobody", name="batch", roles=("*",))
+        framework = FrameworkInfo(user="nobody", name="batch")
         self.client = SchedulerClient([master], framework, self.handle)
         self.command = command
         self.waiting = deque(f"batch-{i}" for i in range(count))
