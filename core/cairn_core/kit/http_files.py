@@ -138,7 +138,8 @@ def add_file_routes(
 
     options = Options(exact=True, jsonp=True)
     routes: Iterable[tuple[str, Handler]] = (
-        ("browse", get_browse), ("read", get_read), ("download", get_download), ("debug", get_debug),
+        ("browse", get_browse), ("read", get_read),
+        ("download", get_download), ("debug", get_debug),
     )  # fmt: skip
     for name, handler in routes:
         router.add(f"/files/{name}", handler, json_twin=True, options=options)
