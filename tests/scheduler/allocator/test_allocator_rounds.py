@@ -1,7 +1,9 @@
 """What frameworks are offered, told as short stories."""
 
+from collections.abc import Mapping
 from random import Random
 
+import msgspec
 import pytest
 
 from cairn_core.extensions import (
@@ -15,7 +17,9 @@ from cairn_core.extensions import (
     WhyNot,
 )
 from cairn_core.mesos import types
-from cairn_core.resources import Resources
+from cairn_core.mesos.scheduler_api import OfferConstraints
+from cairn_core.offer_constraints import RoleConstraint, compile_constraints
+from cairn_core.resources import Resources, read_attributes
 from cairn_scheduler.allocator import HierarchicalDrf
 
 F1, F2, F3 = FrameworkId("f1"), FrameworkId("f2"), FrameworkId("f3")
@@ -451,3 +455,38 @@ def test_revocable_resources_are_for_those_who_say_so() -> None:
     able = AllocFramework(F1, frozenset({"*"}), capabilities=frozenset({"REVOCABLE_RESOURCES"}))
     allocator.update_framework(able)
     assert [o.resources for o in rounds(allocator)] == [spare]
+
+
+def constraints(**predicate: object) -> Mapping[str, RoleConstraint]:
+    """One constraint on the attribute `rack`, or on the host name."""
+    wire = {"role_constraints": {"*": {"groups": [{"attribute_constraints": [predicate]}]}}}
+    return compile_constraints(msgspec.convert(wire, OfferConstraints))
+
+
+def test_offer_constraints_decide_which_agents_are_offered() -> None:
+    allocator = cluster({}, {"f2": "*"})
+    allocator.deactivate_framework(F2)
+    for n in range(4):
+        agent = AllocAgent(
+            AgentId(f"s{n}"),
+            f"h{n}",
+            Resources.parse("cpus:2;mem:64"),
+            attributes=read_attributes(f"rack:r{n % 2}"),
+        )
+        allocator.add_agent(agent, {})
+    rack = constraints(
+        selector={"attribute_name": "rack"}, predicate={"text_equals": {"value": "r1"}}
+    )
+    info = AllocFramework(F1, frozenset({"*"}), offer_constraints=rack)
+    allocator.add_framework(info, {}, active=True)
+    assert {o.agent_id for o in rounds(allocator)} == {"s1", "s3"}
+    assert allocator.explain(F1, "*").counts == {WhyNot.NOTHING_FREE: 2, WhyNot.CONSTRAINT: 2}
+    host = constraints(
+        selector={"pseudoattribute_type": "HOSTNAME"},
+        predicate={"text_matches": {"regex": "h[03]"}},
+    )
+    changed = AllocFramework(F1, frozenset({"*"}), offer_constraints=host)
+    allocator.update_framework(changed)
+    assert {o.agent_id for o in rounds(allocator)} == {"s0"}
+    allocator.update_framework(AllocFramework(F1, frozenset({"*"})))
+    assert {o.agent_id for o in rounds(allocator)} == {"s2"}
