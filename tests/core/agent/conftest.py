@@ -36,20 +36,18 @@ def start_agent(tmp_path: Path, master: FakeAgentMaster, containers: FakeContain
     async def start(
         *, boot_id: str = "boot-1", ready: bool = True, **settings: Any
     ) -> AsyncIterator[Agent]:
-        config = AgentConfig(
-            **{
-                "master": f"127.0.0.1:{master.port}",
-                "work_dir": str(tmp_path / "work"),
-                "runtime_dir": str(tmp_path / "run"),
-                "ip": "127.0.0.1",
-                "port": 0,
-                "hostname": "agent-1",
-                "resources": "cpus:4;mem:4096;disk:10000;ports:[31000-31100]",
-                "switch_user": False,
-                "registration_backoff_factor": 0.01,
-            }
-            | settings
-        )
+        chosen: dict[str, Any] = {
+            "master": f"127.0.0.1:{master.port}",
+            "work_dir": str(tmp_path / "work"),
+            "runtime_dir": str(tmp_path / "run"),
+            "ip": "127.0.0.1",
+            "port": 0,
+            "hostname": "agent-1",
+            "resources": "cpus:4;mem:4096;disk:10000;ports:[31000-31100]",
+            "switch_user": False,
+            "registration_backoff_factor": 0.01,
+        }
+        config = AgentConfig(**(chosen | settings))
         agent = Agent(
             config,
             containers,
