@@ -7,11 +7,12 @@ import gzip
 import json
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import uvloop
 
 from cairn_core.errors import LocalError, Unavailable
 from cairn_core.kit.http_auth import BasicAuth, check_basic, parse_credentials
@@ -378,8 +379,7 @@ async def test_draining_ends_streams_and_finishes_requests() -> None:
 async def test_upgrade_hands_over_the_connection() -> None:
     class Shout(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self.transport = transport
+            self.transport = cast(asyncio.Transport, transport)
 
         def data_received(self, data: bytes) -> None:
             self.transport.write(data.upper())
@@ -515,3 +515,18 @@ async def test_garbage_ends_in_an_answer_4xx_and_the_server_lives(sent: bytes) -
 
 def test_sse_frames_every_line() -> None:
     assert sse(b"a\nb", event="x", id="7") == b"id: 7\nevent: x\ndata: a\ndata: b\n\n"
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        test_upgrade_hands_over_the_connection,
+        test_a_slow_subscriber_is_cut_off_and_others_are_not,
+        test_a_stream_learns_that_its_client_left,
+        test_draining_ends_streams_and_finishes_requests,
+        test_an_inherited_socket_is_served,
+    ],
+)
+def test_it_holds_on_the_loop_of_the_daemons(scenario: Callable[[], Any]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import uvloop
 
 from cairn_core.errors import RemoteError
 from cairn_core.kit.http_server import Answer, Handler, HttpServer, Request, Response, Router
@@ -185,3 +186,16 @@ async def test_silence_closes_and_pings_break_it() -> None:
         assert w.server.closed_[0] == "silent for 0.5 s"
         await until(lambda: len(w.notes.opened_) == 2)
         assert w.notes.opened_[1][1]
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        test_messages_go_both_ways_through_a_redirect,
+        test_a_cut_connection_resumes_without_loss,
+        test_garbage_closes_the_connection_and_nothing_else,
+    ],
+)
+def test_it_holds_on_the_loop_of_the_daemons(scenario: Callable[[], Any]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
