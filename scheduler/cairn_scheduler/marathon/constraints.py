@@ -219,13 +219,10 @@ def surplus(
                 for c, top, name in zip(counts, largest, fields, strict=True)
             ),
         )
-        suits = all(
-            c[place(best).value(name)] == top or top - min(c.values()) < 1
+        if any(
+            c[place(best).value(name)] < top
             for c, top, name in zip(counts, largest, fields, strict=True)
-        )
-        if not suits and len(fields) == 1:
-            break
-        if not suits:
+        ):
             break
         left.remove(best)
         chosen.append(best)

@@ -17,6 +17,8 @@ from cairn_scheduler.marathon.errors import Fault, InvalidJson, MalformedJson, U
 T = TypeVar("T")
 #: Most faults that one answer lists.
 MAX_FAULTS = 100
+#: Objects within objects; groups are the only ones that nest.
+MAX_DEPTH = 64
 #: Whole numbers beyond this are refused: most are seconds, MiB or ports.
 MAX_INT = (1 << 53) - 1
 
@@ -70,6 +72,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
+        self.depth = 0
 
     def fail(self, path: str, error: str) -> None:
         if len(self.faults) < MAX_FAULTS:
@@ -104,8 +107,11 @@ class _Reader:
     def struct(self, node: inspect.StructType, raw: Any, path: str) -> Any:
         if not isinstance(raw, dict):
             return self.fail(path, _expected(node))
+        if self.depth >= MAX_DEPTH:
+            return self.fail(path, "error.max.depth")
         before = len(self.faults)
         values = {}
+        self.depth += 1
         for field in node.fields:
             given = raw.get(field.encode_name)
             where = f"{path}/{field.encode_name}"
@@ -113,6 +119,7 @@ class _Reader:
                 values[field.name] = self.read(field.type, given, where)
             elif field.required:
                 self.fail(where, "error.path.missing")
+        self.depth -= 1
         return node.cls(**values) if len(self.faults) == before else None
 
     def text(self, node: inspect.StrType, raw: Any, path: str) -> Any:

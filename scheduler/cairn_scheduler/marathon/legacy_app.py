@@ -128,7 +128,11 @@ def read_app(raw: Any, *, bridge_name: str = "mesos-bridge") -> AppUpdate:
 
 def read_update(raw: Any, *, bridge_name: str = "mesos-bridge", at: str = "") -> AppUpdate:
     """Read some keys of a definition; raises as `read_app`."""
-    given = read_object(AppInput, raw, at)
+    return canonical_update(read_object(AppInput, raw, at), bridge_name)
+
+
+def canonical_update(given: AppInput, bridge_name: str) -> AppUpdate:
+    """What was read, in canonical keys. Raises NotValid where old and new keys are mixed."""
     faults = mixture_faults(given)
     if faults:
         raise NotValid(faults)
