@@ -223,6 +223,8 @@ def updated(c: Cluster, agent: AgentRecord, message: agent_api.Update) -> None:
         return
     c.counts["master/valid_status_updates"] += 1
     take_in(c, framework, task, status, message.latest_state)
+    if status.uuid is None and status.state.is_terminal:
+        remove(c, framework, task)  # nobody will acknowledge it
 
 
 def acknowledge(c: Cluster, framework: FrameworkRecord, call: scheduler_api.Acknowledge) -> None:
