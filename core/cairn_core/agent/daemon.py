@@ -265,7 +265,9 @@ class Agent:
             case DestroyContainer():
                 self._spawn(self._destroy(effect.container_id))
             case ToExecutor():
-                self.front.send(effect.framework_id, effect.executor_id, effect.event)
+                self.front.send(
+                    effect.framework_id, effect.executor_id, effect.stream, effect.event
+                )
             case CloseExecutor():
                 self.front.close(effect.framework_id, effect.executor_id)
             case ToMaster():

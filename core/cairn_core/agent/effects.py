@@ -98,10 +98,15 @@ class DestroyContainer:
 
 @dataclass(frozen=True, slots=True)
 class ToExecutor:
-    """Send an event on the executor's stream; dropped when it has none."""
+    """Send an event on this stream of the executor; dropped when it has another one or none.
+
+    stream: its number. What was decided before an executor subscribed anew must not reach it
+    afterwards, for on subscribing everything it lacks is sent again.
+    """
 
     framework_id: str
     executor_id: str
+    stream: int
     event: executor_api.Event
 
 
@@ -222,10 +227,11 @@ class Rebooted:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorSubscribed:
-    """An executor opened its stream."""
+    """An executor opened its stream. stream: a number that no other stream has."""
 
     framework_id: str
     executor_id: str
+    stream: int
     unacknowledged_tasks: tuple[TaskInfo, ...] = ()
     unacknowledged_updates: tuple[TaskStatus, ...] = ()
 

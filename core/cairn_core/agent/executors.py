@@ -163,14 +163,18 @@ class Executors:
         """Write, unless the framework wants nothing kept."""
         return [Persist(writes, then)] if checkpoint_ else list(then)
 
+    @staticmethod
+    def _to_executor(executor: ExecutorRecord, event: executor_api.Event) -> Effect:
+        return ToExecutor(executor.framework_id, executor.id, executor.stream, event)
+
     def _launch_event(self, executor: ExecutorRecord, task: TaskRecord) -> Effect:
         event = executor_api.Event(type="LAUNCH", launch=executor_api.Launch(task.info))
-        return ToExecutor(executor.framework_id, executor.id, event)
+        return self._to_executor(executor, event)
 
     def _kill_event(self, executor: ExecutorRecord, task: TaskRecord) -> Effect:
         policy = task.kill.policy if task.kill is not None else None
         event = executor_api.Event(type="KILL", kill=executor_api.Kill(TaskID(task.id), policy))
-        return ToExecutor(executor.framework_id, executor.id, event)
+        return self._to_executor(executor, event)
 
     def _resize(self, executor: ExecutorRecord) -> Effect:
         requests, limits = launching.amounts(executor, executor.live)
@@ -257,10 +261,8 @@ class Executors:
             return []
         task_id = status.task_id.value
         acknowledged = executor_api.Acknowledged(status.task_id, status.uuid)
-        confirm = ToExecutor(
-            framework_id,
-            executor_id,
-            executor_api.Event(type="ACKNOWLEDGED", acknowledged=acknowledged),
+        confirm = self._to_executor(
+            executor, executor_api.Event(type="ACKNOWLEDGED", acknowledged=acknowledged)
         )
         task = executor.task(task_id)
         framework = self.frameworks[framework_id]
@@ -356,15 +358,19 @@ class Executors:
             container_id=ContainerID(executor.container_id),
         )
         event = executor_api.Event(type="SUBSCRIBED", subscribed=subscribed)
-        effects: list[Effect] = [ToExecutor(framework.id, executor.id, event)]
+        executor.stream = fact.stream
         executor.connected = True
+        effects: list[Effect] = [self._to_executor(executor, event)]
         executor.recovered = False
         for status in fact.unacknowledged_updates:
             effects += self._executor_update(framework.id, executor.id, status)
         if executor.state in (ExecutorState.TERMINATING, ExecutorState.TERMINATED):
-            return [*effects, ToExecutor(framework.id, executor.id, executor_api.SHUTDOWN)]
+            return [*effects, self._to_executor(executor, executor_api.SHUTDOWN)]
         executor.state = ExecutorState.RUNNING
         executor.deadline = None
+        if not executor.live and (executor.is_command or not executor.ever_ran):
+            # its tasks were killed before it came, or its only one has ended
+            return effects + self._ask_to_stop(executor)
         # what was sent into a broken stream, or just before we were restarted, was never received:
         # an executor lists every task that it has and whose first update it was not confirmed
         received = {task.task_id.value for task in fact.unacknowledged_tasks}
@@ -400,7 +406,7 @@ class Executors:
             return self._end(executor, None)
         executor.state = ExecutorState.TERMINATING
         executor.deadline = self.now + launching.grace_s(executor, self.settings)
-        return [ToExecutor(executor.framework_id, executor.id, executor_api.SHUTDOWN)]
+        return [self._to_executor(executor, executor_api.SHUTDOWN)]
 
     def _end(self, executor: ExecutorRecord, ending: Ending | None) -> list[Effect]:
         """Destroy the container; `ending` is what its tasks will have ended with."""

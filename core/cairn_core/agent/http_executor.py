@@ -12,6 +12,7 @@ always refused; none at all is accepted from executors of others unless
 import asyncio
 import contextlib
 import hmac
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -47,20 +48,25 @@ class ExecutorFront:
         self._state = state
         self._feed = feed
         self._require_token = require_token
-        self._streams: dict[tuple[str, str], Stream] = {}
+        self._streams: dict[tuple[str, str], tuple[int, Stream]] = {}
+        self._numbers = itertools.count(1)
 
     def mount(self, router: Router[Handler]) -> None:
         """Add the route."""
         router.add(PATH, self.handle, methods=("POST",))
 
-    def send(self, framework_id: str, executor_id: str, event: executor_api.Event) -> bool:
-        """Send an event; False when the executor has no stream."""
-        stream = self._streams.get((framework_id, executor_id))
-        return stream is not None and stream.send(recordio.encode(codec.encode(event)))
+    def send(
+        self, framework_id: str, executor_id: str, number: int, event: executor_api.Event
+    ) -> bool:
+        """Send an event on a stream; False when it is not the executor's present one."""
+        present, stream = self._streams.get((framework_id, executor_id), (0, None))
+        if stream is None or present != number:
+            return False
+        return stream.send(recordio.encode(codec.encode(event)))
 
     def close(self, framework_id: str, executor_id: str) -> None:
         """End an executor's stream."""
-        stream = self._streams.pop((framework_id, executor_id), None)
+        _, stream = self._streams.pop((framework_id, executor_id), (0, None))
         if stream is not None:
             stream.close()
 
@@ -72,7 +78,7 @@ class ExecutorFront:
                 async with asyncio.timeout(executor_api.HEARTBEAT_INTERVAL_S):
                     await stop.wait()
                     return
-            for stream in self._streams.values():
+            for _, stream in list(self._streams.values()):
                 stream.send(beat)
 
     async def handle(self, request: Request) -> Answer:
@@ -126,22 +132,24 @@ class ExecutorFront:
         if not any(kind in accept for kind in (codec.JSON, "*/*", "application/*")):
             raise Refused(406, f"expecting 'Accept' to allow '{codec.JSON}'")
         key = (call.framework_id.value, call.executor_id.value)
-        older = self._streams.pop(key, None)
+        _, older = self._streams.pop(key, (0, None))
         if older is not None:
             older.close()
+        number = next(self._numbers)
 
         def closed(reason: str) -> None:
-            if self._streams.get(key) is stream:
+            if self._streams.get(key, (0, None))[0] == number:
                 del self._streams[key]
                 self._feed(ExecutorDisconnected(*key))
 
         stream = Stream(codec.JSON, on_close=closed)
-        self._streams[key] = stream
+        self._streams[key] = (number, stream)
         subscribe = call.subscribe or executor_api.Subscribe()
         log.info("executor subscribed framework=%s executor=%s", *key)
         self._feed(
             ExecutorSubscribed(
                 *key,
+                number,
                 subscribe.unacknowledged_tasks,
                 tuple(
                     u.status for u in subscribe.unacknowledged_updates if _problem(u.status) is None

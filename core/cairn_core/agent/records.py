@@ -22,6 +22,7 @@ from cairn_core.mesos.types import (
     FrameworkID,
     FrameworkInfo,
     Reason,
+    Source,
     Task,
     TaskInfo,
     TaskState,
@@ -109,6 +110,8 @@ class ExecutorRecord:
     is_command: bool
     state: ExecutorState = ExecutorState.REGISTERING
     connected: bool = False
+    #: Number of the newest stream.
+    stream: int = 0
     #: Taken over from an earlier agent process and not subscribed since.
     recovered: bool = False
     #: Whether the framework's executors and tasks are kept on disk.
@@ -136,6 +139,14 @@ class ExecutorRecord:
     def tasks(self) -> list[TaskRecord]:
         """Tasks that the master still has to know of."""
         return [*self.live, *self.terminated.values()]
+
+    @property
+    def ever_ran(self) -> bool:
+        """Whether any task reached the executor, as far as one can tell."""
+        past = (*self.terminated.values(), *self.completed)
+        return bool(self.launched) or any(
+            status.source == Source.EXECUTOR for task in past for status in task.statuses
+        )
 
     def task(self, task_id: str) -> TaskRecord | None:
         """A task of `tasks` by its id."""

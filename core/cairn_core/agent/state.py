@@ -38,7 +38,6 @@ from cairn_core.agent.effects import (
     Remove,
     Stop,
     Tick,
-    ToExecutor,
     ToMaster,
     Write,
 )
@@ -99,7 +98,8 @@ class AgentState(Executors):
                 event = executor_api.Event(
                     type="MESSAGE", message=executor_api.ExecutorMessage(fact.data)
                 )
-                return [ToExecutor(fact.framework_id.value, fact.executor_id.value, event)]
+                executor = self.find_executor(fact.framework_id.value, fact.executor_id.value)
+                return [self._to_executor(executor, event)] if executor is not None else []
             case agent_api.Welcome():
                 return self._welcome(fact)
             case agent_api.Registered():
