@@ -27,7 +27,7 @@ from .io_forward import Forwarder
 from .io_hosts import HostTable
 from .io_tcp import TcpServer, bind_tcp
 from .io_udp import UdpServer, bind_udp
-from .records import Address, Rules, generate, hosts_wanted
+from .records import Address, Rules, Zone, generate, hosts_wanted
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class ZoneBuilder:
         self._answerer = answerer
         self._rules: Rules = rules(config, own)
         self._settings = zone_settings(config)
+        self._last: tuple[Zone, Table] | None = None
         self._dirty = asyncio.Event()
 
     def changed(self) -> None:
@@ -70,7 +71,10 @@ class ZoneBuilder:
     def build(self) -> Table:
         """The table of the snapshot as it is now."""
         snapshot, hosts = self.source.view.snapshot, dict(self.hosts.addresses)
-        return encode_zone(generate(snapshot, self._rules, hosts), self._settings, int(time.time()))
+        zone = generate(snapshot, self._rules, hosts)
+        table = encode_zone(zone, self._settings, int(time.time()), self._last)
+        self._last = (zone, table)
+        return table
 
     async def run(self, stop: asyncio.Event) -> None:
         """Build until `stop`, what is kept on disk first."""
@@ -170,7 +174,7 @@ def _own_addresses(listener: str) -> tuple[Address, ...]:
     """Addresses for our own name: what we listen on, or that of the way to the outside."""
     address = ip_address(listener)
     if not address.is_unspecified:
-        return (address,)
+        return (address.packed,)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     outside = "203.0.113.1" if address.version == 4 else "2001:db8::1"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -178,4 +182,4 @@ def _own_addresses(listener: str) -> tuple[Address, ...]:
             probe.connect((outside, 53))  # sends nothing; only picks the address
         except OSError:
             return ()
-        return (ip_address(probe.getsockname()[0]),)
+        return (ip_address(probe.getsockname()[0]).packed,)

@@ -16,7 +16,7 @@ A, NS, SOA, AAAA, SRV, OPT, ANY = 1, 2, 6, 28, 33, 41, 255
 IN = 1
 HEADER_BYTES = 12
 #: Orders in which the answers of one question are given, in turn.
-MAX_ROTATIONS = 8
+MAX_ROTATIONS = 4
 #: Targets of one SRV answer whose addresses are added.
 MAX_ADDITIONAL_TARGETS = 16
 _POINTER_TO_QUESTION = b"\xc0\x0c"
@@ -93,25 +93,48 @@ def wire_name(name: str) -> bytes:
     return wire
 
 
-def encode_zone(zone: Zone, settings: ZoneSettings, serial: int) -> Table:
-    """Every answer of a zone.  O(records)."""
+def encode_zone(
+    zone: Zone, settings: ZoneSettings, serial: int, last: tuple[Zone, Table] | None = None
+) -> Table:
+    """Every answer of a zone.  O(records).
+
+    last: an earlier zone and its table under the same settings, of which names that have not
+    changed are taken over; so the cost of a small change is that of comparing.
+    """
     encoder = _Encoder(zone, settings)
     apex = wire_name(settings.domain)
     names: dict[bytes, Name] = {}
     for name in zone.names():
         try:
-            names[wire_name(name)] = encoder.name(name)
+            wire = wire_name(name)
+            kept = last[1].names.get(wire) if last and _same(name, zone, last[0]) else None
+            # The apex holds the serial, which changes.
+            names[wire] = kept if kept is not None and wire != apex else encoder.name(name)
         except BadName:
             encoder.skipped += 1
     soa = _soa(settings, serial)
-    ns = wire_name(settings.soa_mname)
     top = dict(names[apex].by_type) if apex in names else {}
     top[SOA] = (_section([_record(SOA, settings.ttl, soa)]),)
-    top[NS] = (_section([_record(NS, settings.ttl, ns)]),)
+    top[NS] = (_section([_record(NS, settings.ttl, wire_name(settings.soa_mname))]),)
     names[apex] = Name(top)
     _add_empty_names(names, apex)
     authority = apex + _RECORD.pack(SOA, IN, settings.ttl, len(soa)) + soa
     return Table(names, apex, authority, encoder.skipped)
+
+
+def _same(name: str, zone: Zone, last: Zone) -> bool:
+    """Whether all answers for a name are as they were."""
+    services = zone.srv.get(name)
+    return (
+        zone.a.get(name) == last.a.get(name)
+        and zone.aaaa.get(name) == last.aaaa.get(name)
+        and services == last.srv.get(name)
+        and all(
+            zone.a.get(target) == last.a.get(target)
+            and zone.aaaa.get(target) == last.aaaa.get(target)
+            for target, _ in services or ()
+        )
+    )
 
 
 def empty_table(domain: str) -> Table:
@@ -134,9 +157,9 @@ class _Encoder:
         zone, ttl = self._zone, self._settings.ttl
         by_type: dict[int, tuple[Section, ...]] = {}
         if found := zone.a.get(name):
-            by_type[A] = _rotations([_record(A, ttl, a.packed) for a in found])
+            by_type[A] = _rotations([_record(A, ttl, a) for a in found])
         if also := zone.aaaa.get(name):
-            by_type[AAAA] = _rotations([_record(AAAA, ttl, a.packed) for a in also])
+            by_type[AAAA] = _rotations([_record(AAAA, ttl, a) for a in also])
         if services := zone.srv.get(name):
             by_type[SRV] = self._services(name, list(services))
         return Name(by_type)
@@ -173,9 +196,9 @@ class _Encoder:
                 continue
             owner = struct.pack("!H", 0xC000 | place)
             if found := self._zone.a.get(target):
-                records.append(_record(A, self._settings.ttl, next(iter(found)).packed, owner))
+                records.append(_record(A, self._settings.ttl, next(iter(found)), owner))
             if also := self._zone.aaaa.get(target):
-                records.append(_record(AAAA, self._settings.ttl, next(iter(also)).packed, owner))
+                records.append(_record(AAAA, self._settings.ttl, next(iter(also)), owner))
         return records
 
     def _target(self, name: str) -> bytes:

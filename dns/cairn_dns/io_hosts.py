@@ -69,7 +69,7 @@ class HostTable:
                 log.warning("host not resolved name=%s reason=%s", name, error)
             return
         texts = (str(info[4][0]).partition("%")[0] for info in found)
-        addresses = tuple(dict.fromkeys(ip_address(text) for text in texts))
+        addresses = tuple(dict.fromkeys(ip_address(text).packed for text in texts))
         if self.addresses.get(name) != addresses:
             self.addresses[name] = addresses
             self._changed()

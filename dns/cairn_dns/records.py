@@ -6,7 +6,8 @@ under which names.  No I/O: addresses of hosts that are known by name only come 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import TypeAlias
 
 from cairn_core.clusterview.view import Snapshot
@@ -14,7 +15,8 @@ from cairn_core.mesos.feed_rows import FrameworkRow, TaskRow
 
 from .labels import canonical, domain_fragment, mangle
 
-Address: TypeAlias = IPv4Address | IPv6Address
+#: An address as it goes over the wire: 4 or 16 bytes.
+Address: TypeAlias = bytes
 #: Addresses of hosts by name, as the system resolves them.
 Hosts: TypeAlias = Mapping[str, Sequence[Address]]
 
@@ -46,17 +48,15 @@ class Zone:
     The inner dictionaries serve as sets that keep their order.
     """
 
-    a: dict[str, dict[IPv4Address, None]] = field(default_factory=dict)
-    aaaa: dict[str, dict[IPv6Address, None]] = field(default_factory=dict)
+    a: dict[str, dict[Address, None]] = field(default_factory=dict)
+    aaaa: dict[str, dict[Address, None]] = field(default_factory=dict)
     srv: dict[str, dict[tuple[str, int], None]] = field(default_factory=dict)
 
     def add_addresses(self, name: str, addresses: Iterable[Address]) -> None:
         """Add A and AAAA records."""
         for address in addresses:
-            if isinstance(address, IPv4Address):
-                self.a.setdefault(name, {})[address] = None
-            else:
-                self.aaaa.setdefault(name, {})[address] = None
+            table = self.a if len(address) == 4 else self.aaaa
+            table.setdefault(name, {})[address] = None
 
     def add_service(self, name: str, target: str, port: int) -> None:
         """Add an SRV record."""
@@ -95,10 +95,11 @@ def hosts_wanted(snapshot: Snapshot) -> set[str]:
     return {name for name in names if name and parse_address(name) is None}
 
 
+@lru_cache(maxsize=65536)
 def parse_address(text: str) -> Address | None:
-    """An address, or None."""
+    """An address, or None.  The same few occur again and again, so they are kept."""
     try:
-        return ip_address(text)
+        return ip_address(text).packed
     except ValueError:
         return None
 

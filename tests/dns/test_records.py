@@ -1,6 +1,6 @@
 """The zone of a small cluster is the one that Mesos-DNS makes of the same state."""
 
-from ipaddress import ip_address
+import ipaddress
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,11 @@ from cairn_core.clusterview.state_json import BadState, parse_ranges, read_state
 from cairn_core.clusterview.view import ClusterView, Snapshot
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, NetworkRow, Row, TaskRow
 from cairn_dns.records import Rules, Zone, generate, hosts_wanted, task_addresses
+
+
+def ip_address(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
 
 STATE = (Path(__file__).parent / "state.json").read_bytes()
 RULES = Rules(
@@ -75,7 +80,9 @@ def snapshot(*rows: Row) -> Snapshot:
 
 def addresses(zone: Zone) -> dict[str, set[str]]:
     return {
-        name: {str(a) for a in (*zone.a.get(name, {}), *zone.aaaa.get(name, {}))}
+        name: {
+            str(ipaddress.ip_address(a)) for a in (*zone.a.get(name, {}), *zone.aaaa.get(name, {}))
+        }
         for name in zone.a.keys() | zone.aaaa.keys()
     }
 
@@ -124,7 +131,7 @@ def test_addresses_come_from_the_first_source_that_has_one() -> None:
     agent = (ip_address("10.0.0.1"),)
 
     def of(*sources: str) -> list[str]:
-        return [str(a) for a in task_addresses(task, agent, sources)]
+        return [str(ipaddress.ip_address(a)) for a in task_addresses(task, agent, sources)]
 
     assert of("netinfo", "host") == ["9.0.0.1", "fd00::1"]
     assert of("mesos", "docker") == ["172.17.0.2"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
+import msgspec
+
 from cairn_core.mesos.feed_rows import (
     AgentRow,
     BadRow,
@@ -102,7 +104,7 @@ class ClusterView:
         for key, row in rows.items():
             old = self._rows.pop(key, None)
             if row is not None:
-                self._rows[key] = row
+                self._rows[key] = _located(row, old)
                 self._held.pop(key, None)
             elif new_epoch and isinstance(old, TaskRow | FrameworkRow):
                 self._held[key] = old
@@ -164,6 +166,13 @@ class ClusterView:
             else last.frameworks,
             _changed(last.masters, MasterRow, changed) if MasterRow in kinds else last.masters,
         )
+
+
+def _located(row: Row, old: Row | None) -> Row:
+    """A master that only awaits an agent may not know its address; then the old one holds."""
+    if isinstance(row, AgentRow) and isinstance(old, AgentRow) and row.recovering and not row.ip:
+        return msgspec.structs.replace(row, ip=old.ip, port=old.port)
+    return row
 
 
 def _changed(

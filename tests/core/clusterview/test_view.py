@@ -68,6 +68,12 @@ def test_tasks_of_agents_that_are_awaited_are_held_after_a_failover(view: Cluste
     assert view.held == 0
 
 
+def test_an_awaited_agent_keeps_its_address(view: ClusterView) -> None:
+    view.replace([MASTER, AgentRow("S0", "agent1", active=False, recovering=True)], new_epoch=True)
+    agent = view.snapshot.agent("S0")
+    assert agent == AgentRow("S0", "agent1", "127.0.0.2", active=False, recovering=True)
+
+
 def test_a_held_task_that_comes_back_changes_nothing(view: ClusterView) -> None:
     awaited = msgspec.structs.replace(AGENT, recovering=True)
     view.replace([MASTER, awaited], new_epoch=True)
