@@ -9,6 +9,8 @@ another call may have to wait. Cases:
     suppressed   nine of ten frameworks are suppressed
     quota        1,000 (3,000) roles with a guarantee each, all agents in use: nothing to give
     quota-free   1,000 roles with guarantee and limit, all agents free
+    declined-below-limit
+                 every role has refused what its quota limit leaves of every agent
     one-agent    20,000 agents of which one had a change
 """
 
@@ -23,7 +25,7 @@ from cairn_core.resources import Resources
 from cairn_scheduler.allocator import HierarchicalDrf
 
 TOTAL = Resources.parse("cpus:24;mem:4096;disk:4096;ports:[31000-32000]")
-SLICE_AGENTS = 100
+SLICE_AGENTS = 32
 
 
 class Cluster:
@@ -178,6 +180,34 @@ def quota_free(agents: int, roles: int, n: int) -> Iterator[Result]:
         yield from _report(f"quota-free-declined {agents}x{roles}", times)
 
 
+def declined_below_limit(agents: int, roles: int, n: int) -> Iterator[Result]:
+    """Every role has refused, on every agent, the part of it that its limit leaves; the first
+    round has to ask all of them, the next must not.
+    """
+    cluster = Cluster(agents, roles, lambda f: f"role{f:05}")
+    part = Resources.parse("cpus:12;mem:4096;disk:4096;ports:[31000-32000]")
+    for r in range(roles):
+        cluster.allocator.set_quota(f"role{r:05}", {}, {"cpus": 12_000})
+        for a in range(agents):
+            cluster.allocator.recover(
+                FrameworkId(f"f{r:05}"),
+                AgentId(f"s{a:05}"),
+                f"role{r:05}",
+                part,
+                refuse_s=1e7,
+                now=0.0,
+            )
+    times = []
+    with as_in_a_daemon():
+        for _ in range(n + 1):
+            took, longest, made = cluster.round()
+            assert not made
+            times.append((took, longest))
+    case = f"declined-below-limit {agents}x{roles}"
+    yield Result("allocator", case, "first_round_s", times[0][0], "s")
+    yield from _report(case, times[1:])
+
+
 def one_agent(agents: int, frameworks: int, n: int) -> Iterator[Result]:
     """A task ends on one agent of a full cluster."""
     cluster = Cluster(agents, frameworks)
@@ -209,4 +239,5 @@ def run(quick: bool) -> Iterator[Result]:
     yield from suppressed(agents, frameworks, n)
     yield from quota(3000, 500 if quick else 3000, n)
     yield from quota_free(agents, 200 if quick else 1000, n)
+    yield from declined_below_limit(200 if quick else 1000, 200 if quick else 500, n)
     yield from one_agent(agents, frameworks, 50)

@@ -42,7 +42,8 @@ class Agent:
     __slots__ = (
         "active", "covered", "free", "has_gpus", "has_revocable", "held", "host_verdicts", "info",
         "open", "overcommitted", "plain", "refusals", "remote", "reserved_to", "rest_epoch",
-        "resting", "shared_epoch", "shared_offered", "unreserved", "verdicts",
+        "resting", "shared_epoch", "shared_offered", "tried", "tried_epoch", "unreserved",
+        "verdicts",
     )  # fmt: skip
 
     def __init__(self, info: AllocAgent) -> None:
@@ -57,6 +58,10 @@ class Agent:
         self.refusals: Refusals | None = None
         #: Cache of covering refusals; None: compute again.
         self.covered: tuple[int, int] | None = None
+        #: Slots that were tried in vain since `free` changed, because they refused; a cache,
+        #: good for `tried_epoch`.
+        self.tried = 0
+        self.tried_epoch = -1
         #: Slots that declined without a filter in this epoch (between two ticks).
         self.resting = 0
         self.rest_epoch = -1
@@ -70,7 +75,7 @@ class Agent:
     def set_free(self, free: Resources) -> None:
         """Set what is free, and what follows from it."""
         self.free = free
-        self.covered = None
+        self.filters_changed()
         self.plain = True
         self.has_revocable = False
         self.reserved_to: tuple[str, ...] = ()
@@ -86,6 +91,11 @@ class Agent:
         self.unreserved = free.unreserved()
         self.has_revocable = any(kind.revocable for kind in free)
         self.reserved_to = tuple(sorted({kind.role for kind in free if kind.reservations}))
+
+    def filters_changed(self) -> None:
+        """Filters came or went: what was derived from them is void."""
+        self.covered = None
+        self.tried = 0
 
     def recompute(self) -> Resources:
         """What is free, from total and what is held. Sets `overcommitted`."""

@@ -57,6 +57,7 @@ class HierarchicalDrf(Facts):
 
     def tick(self, *, now: float) -> None:
         self._epoch += 1
+        self._grown_before, self._grown = self._grown, 0
         self._all_wanted = True
 
     def pending(self) -> bool:
@@ -74,7 +75,7 @@ class HierarchicalDrf(Facts):
         for agent_id in self._deadlines.due(now, max_agents):
             agent = self._agents.get(agent_id)
             if agent is not None and agent.refusals is not None and agent.refusals.expire(now):
-                agent.covered = None
+                agent.filters_changed()
                 self._wanted[agent_id] = None
         if self._hold is not None:
             if now < self._hold[1]:
@@ -173,6 +174,9 @@ class HierarchicalDrf(Facts):
                 if not agent.free:
                     break
                 eligible &= self._eligible(agent, stage)
+            elif offer is WhyNot.REFUSED and stage == _FAIR_SHARE and not agent.shared_offered:
+                self._forget_old_tries(agent)
+                agent.tried |= slot.bit
         for leaf, amounts in taken:
             self._tree.allocated(leaf, amounts)
 
@@ -212,6 +216,9 @@ class HierarchicalDrf(Facts):
         eligible = slots.active & ~self._refused(agent)
         if agent.rest_epoch == self._epoch:
             eligible &= ~agent.resting
+        if agent.tried and stage == _FAIR_SHARE:
+            self._forget_old_tries(agent)
+            eligible &= ~agent.tried | self._grown
         if not eligible:
             return 0
         eligible &= self._capable(agent)
@@ -245,6 +252,13 @@ class HierarchicalDrf(Facts):
             agent.covered = (whole, common)
         whole, common = agent.covered
         return whole if agent.plain else whole | (common & ~self._special(agent))
+
+    def _forget_old_tries(self, agent: Agent) -> None:
+        """Take out of the tried what may be offered more now, or was not looked at for long."""
+        if agent.tried_epoch != self._epoch:
+            kept = agent.tried_epoch == self._epoch - 1
+            agent.tried = agent.tried & ~self._grown_before if kept else 0
+            agent.tried_epoch = self._epoch
 
     def _special(self, agent: Agent) -> int:
         """Bits of slots that may get more of the agent than what is unreserved: those of roles

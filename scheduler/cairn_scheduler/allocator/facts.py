@@ -23,6 +23,9 @@ from cairn_scheduler.allocator.quota import Quotas, counted
 from cairn_scheduler.allocator.shares import Tree
 from cairn_scheduler.allocator.slots import Framework, Slot, Slots, minimum
 
+#: Every slot, as a mask.
+_ALL = -1
+
 
 class Facts:
     """Tables of frameworks, agents, roles, and who holds what.
@@ -55,6 +58,10 @@ class Facts:
         self._all_wanted = False
         #: Number of ticks so far; a slot that declined rests until it changes.
         self._epoch = 0
+        #: Slots that might be offered more of an agent than earlier in this epoch (and in the
+        #: one before), because of quota or of themselves.
+        self._grown = 0
+        self._grown_before = 0
         self._hold: tuple[int, float] | None = None
 
     # Frameworks
@@ -140,7 +147,7 @@ class Facts:
         old = entry.info
         entry.info = info
         for role in sorted(info.roles):
-            self._slot(info.id, role)
+            self._grown |= self._slot(info.id, role).bit
         changed, gone = 0, []
         for role, slot in entry.slots.items():
             slot.member = role in info.roles
@@ -182,7 +189,7 @@ class Facts:
     def _forget_filters(self, mask: int) -> None:
         for agent in self._agents.values():
             if agent.refusals is not None and agent.refusals.drop(mask):
-                agent.covered = None
+                agent.filters_changed()
             agent.resting &= ~mask
 
     def _forget_verdicts(self, mask: int) -> None:
@@ -224,7 +231,8 @@ class Facts:
             self._count_reservations(agent.total, 1)
             self._set_free(entry, entry.recompute())
         if old.attributes != agent.attributes:
-            entry.refusals = entry.covered = None
+            entry.refusals = None
+            entry.filters_changed()
         self._place(entry)
         self._wanted[agent.id] = None
 
@@ -266,6 +274,8 @@ class Facts:
         agent.host_verdicts = Verdicts()
 
     def _set_free(self, agent: Agent, free: Resources) -> None:
+        if self._quotas.required:
+            self._grown = _ALL
         headroom = self._headroom
         for name, amount in agent.open.items():
             headroom[name] -= amount
@@ -278,6 +288,7 @@ class Facts:
     def set_quota(
         self, role: str, guarantees: Mapping[str, int], limits: Mapping[str, int]
     ) -> None:
+        self._grown = _ALL
         self._quotas.set(role, guarantees, limits)
         self._quota_masks_stale = True
         self._all_wanted = True
@@ -297,8 +308,14 @@ class Facts:
             self._consume(role, resources.quantities(), sign)
 
     def _consume(self, role: str, amounts: Mapping[str, int], sign: int) -> None:
+        if self._quotas.required:
+            self._grown = _ALL
         self._quotas.consume(role, amounts, sign)
-        if self._quotas.of(role) is not None and not self._quota_masks_stale:
+        if self._quotas.of(role) is None:
+            return
+        if sign < 0:
+            self._grown |= self._tree.mask_of(top_level(role))
+        if not self._quota_masks_stale:
             self._mask_quota(top_level(role))
 
     def _refresh_quota_masks(self) -> None:
@@ -362,7 +379,7 @@ class Facts:
             if agent.refusals is None:
                 agent.refusals = Refusals()
             agent.refusals.add(slot.bit, resources, until)
-            agent.covered = None
+            agent.filters_changed()
             self._deadlines.add(until, agent_id)
         if not slot.member and not slot.holding:
             self._drop_slots(entry, [slot])

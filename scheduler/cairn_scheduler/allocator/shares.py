@@ -148,6 +148,7 @@ class Tree:
         self._root = Node("")
         self._roles: dict[str, Node] = {}
         self._leaves: dict[str, dict[str, Node]] = {}
+        self._size = 0
         self._weights: dict[str, float] = {}
         self._totals: dict[str, int] = {}
         self._shape_changed = False
@@ -161,6 +162,7 @@ class Tree:
         leaf = Node(framework)
         leaf.mask = bit
         self._leaves.setdefault(role, {})[framework] = leaf
+        self._size += 1
         self._shape_changed = True
         return leaf
 
@@ -168,6 +170,7 @@ class Tree:
         """A framework leaves a role. Its amounts must have been taken off before."""
         leaves = self._leaves[role]
         self._released.pop(leaves.pop(framework), None)
+        self._size -= 1
         if not leaves:
             del self._leaves[role]
         self._shape_changed = True
@@ -236,7 +239,8 @@ class Tree:
         """Bring the order up to date. Cheap when nothing changed."""
         if self._shape_changed:
             self._rebuild()
-        elif self._totals_changed:
+        elif self._totals_changed or 4 * len(self._released) > self._size:
+            # Sorting anew costs less than finding a new place for each of many.
             self._reorder(self._root)
         else:
             for leaf in self._released:
