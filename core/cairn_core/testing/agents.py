@@ -77,6 +77,7 @@ class FakeAgentMaster:
         self.admission: agent_api.Admission | None = None
         self._port = port
         self._operations = itertools.count()
+        self._acknowledged: set[bytes] = set()
         self._channel: Channel[MasterMessage, AgentMessage] | None = None
         self._links: LinkServer[MasterMessage, AgentMessage] | None = None
         self._server: HttpServer | None = None
@@ -131,6 +132,9 @@ class FakeAgentMaster:
                 channel.send(self.admission or welcome)
             elif isinstance(message, agent_api.Inventory) and message.last:
                 channel.send(agent_api.Registered(self.expected))
+            elif isinstance(message, agent_api.Update):
+                if message.status.uuid in self._acknowledged:
+                    self.acknowledge(message)  # as a scheduler does with what it knows
 
     def closed(self, channel: Channel[MasterMessage, AgentMessage], reason: str) -> None:
         if self._channel is channel:
@@ -164,6 +168,7 @@ class FakeAgentMaster:
     def acknowledge(self, update: agent_api.Update) -> None:
         """Confirm an update."""
         assert update.status.uuid is not None
+        self._acknowledged.add(update.status.uuid)
         self.send(
             agent_api.Acknowledge(
                 self.epoch, update.framework_id, update.status.task_id, update.status.uuid
