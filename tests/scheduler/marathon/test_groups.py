@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -364,6 +364,8 @@ def test_reversal_undoes_one_deployment_and_keeps_what_others_did() -> None:
     assert "/h" not in empty.groups
 
 
+#: Other work on the machine must not fail a test.
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 NAMES = st.sampled_from(["/a", "/b", "/g/a", "/g/b", "/g/h/c"])
 APPS = st.builds(
     lambda app_id, n, cmd, deps: app(app_id, instances=n, cmd=cmd, dependencies=sorted(deps)),
@@ -375,6 +377,7 @@ APPS = st.builds(
 ROOTS = st.lists(APPS, max_size=5, unique_by=lambda a: a.id)
 
 
+@CALM
 @given(ROOTS, ROOTS)
 def test_carrying_out_a_plan_reaches_the_target(before: list[App], after: list[App]) -> None:
     old = root(*before)
@@ -405,6 +408,7 @@ def test_carrying_out_a_plan_reaches_the_target(before: list[App], after: list[A
     assert running == {a.id: (a.config_version, a.instances) for a in new.apps.values()}
 
 
+@CALM
 @given(ROOTS, ROOTS)
 def test_reversing_at_once_restores_the_old_root(before: list[App], after: list[App]) -> None:
     old, new = root(*before), root(*after, version=V2)

@@ -1,0 +1,48 @@
+"""The benchmark command, as `bin/bench` calls it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def bench(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_every_benchmark_is_listed_with_what_it_measures() -> None:
+    done = bench("-m", "bench", "--list")
+    assert done.returncode == 0, done.stderr
+    listed = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    modules = {p.stem for p in (ROOT / "bench").glob("*.py")} - {"__init__", "__main__", "report"}
+    assert set(listed) == modules
+    assert all(len(words) > 2 for words in listed.values())
+
+
+def test_an_unknown_benchmark_exits_2_with_one_line() -> None:
+    done = bench("-m", "bench", "nonsense")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "'nonsense'" in line
+
+
+def test_a_result_is_one_line_of_json() -> None:
+    done = bench(
+        "-c",
+        "from bench.report import Result;"
+        "print(Result('allocator', '20000x2000', 'round_s', 0.812345, 's', 5).line())",
+    )
+    assert json.loads(done.stdout) == {
+        "bench": "allocator",
+        "case": "20000x2000",
+        "metric": "round_s",
+        "value": 0.8123,
+        "unit": "s",
+        "n": 5,
+        "peer": None,
+    }
