@@ -133,6 +133,7 @@ class Isolator(Protocol):
 
     async def recover(self, known: Sequence[ContainerState], orphans: Sequence[str]) -> None:
         """Take over `known` containers; `cleanup` follows for each of `orphans`."""
+        return None
 
     async def prepare(self, container_id: str, config: ContainerConfig) -> LaunchInfo | None:
         """Before the process exists. Called in the order of the isolators, one at a time."""
@@ -140,6 +141,7 @@ class Isolator(Protocol):
 
     async def isolate(self, container_id: str, pid: int) -> None:
         """The process exists and waits. Called for all isolators at once."""
+        return None
 
     async def watch(self, container_id: str) -> Limitation:
         """Return when the container is over a limit; cancelled when it has ended."""
@@ -151,6 +153,7 @@ class Isolator(Protocol):
 
     async def update(self, container_id: str, requests: Amounts, limits: Amounts | None) -> None:
         """The amounts changed while the container runs."""
+        return None
 
     async def usage(self, container_id: str) -> Mapping[str, float | int]:
         """Fields of ResourceStatistics; those of several isolators are merged."""
@@ -162,6 +165,7 @@ class Isolator(Protocol):
 
     async def cleanup(self, container_id: str) -> None:
         """All processes are gone. Called in reverse order; must succeed when repeated."""
+        return None
 
 
 class NoLimit(Exception):
@@ -177,9 +181,11 @@ class Hook(Protocol):
 
     async def post_fetch(self, container_id: str, sandbox: str) -> None:
         """All URIs are in the sandbox (slavePostFetchHook)."""
+        return None
 
     async def remove_executor(self, framework_id: str, executor_id: str) -> None:
         """An executor has ended (slaveRemoveExecutorHook)."""
+        return None
 
     def task_status(
         self, framework_id: str, status: Mapping[str, object]

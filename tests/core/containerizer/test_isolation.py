@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cairn_core.agent.containerizer import processes
-from cairn_core.agent.containerizer.errors import LaunchFailed
+from cairn_core.agent.containerizer.errors import ContainerizerError, LaunchFailed
 from cairn_core.agent.containerizer.runtime_dir import RuntimeDir
 from cairn_core.extensions import UNLIMITED, Amounts, ContainerConfig
 from cairn_core.mesos.containers import ContainerInfo, LinuxInfo, Volume
@@ -218,4 +218,34 @@ async def test_a_dead_monitor_ends_the_container_and_leaves_nothing(
     for pid in members:
         stat = processes.read_stat(pid)
         assert stat is None or stat.state == "Z"
+    assert site.groups_left() == set()
+
+
+async def test_nested_containers_share_or_have_their_own_groups(
+    site: Site, container_id: str
+) -> None:
+    own = ContainerInfo(type="MESOS", linux_info=LinuxInfo(share_cgroups=False))
+    async with site.agent(ALL, linux=True) as agent:
+        with pytest.raises(ContainerizerError, match="its parent does not run"):
+            await agent.launch(f"{container_id}.child", site.config("true"))
+        await agent.launch(container_id, site.config("exec sleep 1234", requests=Amounts(500, 64)))
+        child = await agent.launch(f"{container_id}.child", site.config("exec sleep 1234"))
+        other = await agent.launch(
+            f"{container_id}.own",
+            site.config("exec sleep 1234", container=own, requests=Amounts(100, 40)),
+        )
+        cgroups = site.cgroups()
+        procs = cgroups.read("memory", container_id, "cgroup.procs").split()
+        assert str(child) in procs
+        assert str(other) not in procs
+        nested = f"{container_id}/mesos/own"
+        assert str(other) in cgroups.read("memory", nested, "cgroup.procs").split()
+        assert cgroups.read("memory", nested, "memory.limit_in_bytes").strip() == str(40 << 20)
+    async with site.agent(ALL, linux=True) as agent:
+        known = [container_id, f"{container_id}.child", f"{container_id}.own"]
+        assert await agent.recover(dict.fromkeys(known)) == set()
+        await agent.destroy(f"{container_id}.child")
+        assert set(agent.containers()) == {container_id, f"{container_id}.own"}
+        await agent.destroy(container_id, "REASON_X", "ended")
+        assert agent.containers() == {}
     assert site.groups_left() == set()

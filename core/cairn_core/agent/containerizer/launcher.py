@@ -24,6 +24,7 @@ from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.cgroups import HELPERS, CgroupError, Cgroups
 from cairn_core.agent.containerizer.errors import LaunchFailed
 from cairn_core.agent.containerizer.runtime_dir import Processes
+from cairn_core.extensions import ContainerConfig
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,8 @@ class Zygote:
         async with asyncio.timeout(START_TIMEOUT_S):
             _, said = await process.communicate()
         if process.returncode:
-            raise OSError(f"zygote exited with {process.returncode}: {said.decode()[-500:]}")
+            why = said.decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(f"zygote exited with {process.returncode}: {why}")
         self.started_new = True
         log.info("zygote started socket=%s", path)
 
@@ -290,6 +292,12 @@ class LinuxLauncher(Launcher):
 def group_of(container_id: str) -> str:
     """Name of a container's group; that of a nested one lies below its parent's."""
     return container_id.replace(".", "/mesos/")
+
+
+def shares_group(container_id: str, config: ContainerConfig) -> bool:
+    """Whether a nested container lives in its parent's groups (`LinuxInfo.share_cgroups`)."""
+    linux = config.container.linux_info if config.container else None
+    return "." in container_id and (linux is None or linux.share_cgroups)
 
 
 def is_uuid(name: str) -> bool:

@@ -127,6 +127,7 @@ def _become(spec: Spec, report: int) -> None:
         _enter(spec["entry"], env, report)
     argv = spec["argv"]
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    _say(report, "exec")
     try:
         os.execvpe(argv[0], argv, env)
     except OSError as error:
@@ -176,8 +177,10 @@ def _reap_for(spec: Spec, report: int) -> NoReturn:
     syscalls.prctl(syscalls.PR_SET_NAME, b"cairn-init")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, _: _forward(child, received))
-    refused = os.read(heard, 4096)  # empty once the command runs
-    os.write(report, refused or b"started\n")
+    with open(heard, "rb") as pipe:  # ends once the command runs
+        said = pipe.read().splitlines()
+    refused = [line for line in said if line.startswith(b"error ")]
+    os.write(report, refused[0] + b"\n" if refused else b"started\n")
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == child:

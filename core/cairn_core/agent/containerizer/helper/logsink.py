@@ -28,11 +28,20 @@ class LogSink:
         self._dir = os.open(directory, flags)
         info = os.fstat(self._dir)
         self._owner = (info.st_uid, info.st_gid)
-        self._open()
+        try:
+            self._open()
+        except OSError:
+            os.close(self._dir)
+            raise
 
     def fileno(self) -> int:
         """Descriptor of the file written now."""
         return self._fd
+
+    def close(self) -> None:
+        """Close the file; `write` must not follow."""
+        os.close(self._fd)
+        os.close(self._dir)
 
     def _open(self) -> None:
         flags = (

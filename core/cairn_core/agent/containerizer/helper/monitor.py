@@ -102,6 +102,7 @@ class Monitor:
         self.report = -1  # read end: what the init has to say
         self.go = -1  # write end: one byte releases the init
         self._said = b""  # the init's report so far
+        self._executing = False  # the init has come as far as execve(2)
         self._result: int | None = None  # status of the command below a reaping init
 
     def run(self) -> None:
@@ -178,7 +179,7 @@ class Monitor:
                 line, _, self._said = self._said.partition(b"\n")
                 self._heard(line.decode(errors="replace"))
             return True
-        if self.agent.sock is not None and self.go == -1:
+        if self._executing:  # and nothing was said since: the kernel closed the report
             self.agent.send({"started": True})
             self.agent.close()
         return False
@@ -187,6 +188,8 @@ class Monitor:
         word, _, text = line.partition(" ")
         if word == "ready":
             self.agent.send({"pid": self.init, "monitor": os.getpid()})
+        elif word == "exec":
+            self._executing = True
         elif word == "started":
             self.agent.send({"started": True})
             self.agent.close()
@@ -263,6 +266,16 @@ class Monitor:
             time.sleep(KILL_AGAIN_S)
 
 
+def validate(spec: Any) -> None:
+    """ValueError unless this is a specification, before anything is forked for it."""
+    if not isinstance(spec, dict) or not isinstance(spec.get("id"), str):
+        raise ValueError("not a specification with an id")
+    if not str(spec.get("status", "")).startswith("/"):
+        raise ValueError("status: not an absolute path")
+    if not spec.get("entry") and not (isinstance(spec.get("argv"), list) and spec["argv"]):
+        raise ValueError("neither argv nor entry")
+
+
 def run(sock: socket.socket) -> NoReturn:
     """Life of a monitor on a connection to the agent; leaves the process."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
@@ -274,7 +287,8 @@ def run(sock: socket.socket) -> NoReturn:
         os.setsid()
         sock.settimeout(SPEC_TIMEOUT_S)
         spec = agent.read()
-        if isinstance(spec, dict):
+        if spec is not None:
+            validate(spec)
             sock.settimeout(None)
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
             syscalls.prctl(syscalls.PR_SET_NAME, b"cairn-monitor")

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 
 from cairn_core.agent.containerizer.cgroups import CgroupError, Cgroups, find_hierarchies
-from cairn_core.agent.containerizer.launcher import group_of
+from cairn_core.agent.containerizer.launcher import group_of, shares_group
 from cairn_core.errors import LocalError
 from cairn_core.extensions import (
     UNLIMITED,
@@ -49,6 +49,7 @@ class CgroupsCpu(Isolator):
     """Keeps each container in a group of the cpu controller."""
 
     def __init__(self, settings: AgentSettings, cgroups: Cgroups | None = None) -> None:
+        self._sharing: set[str] = set()  # nested containers in the groups of their parents
         self._cgroups = cgroups or Cgroups(find_hierarchies(), settings.cgroups_root)
         self._version = self._cgroups.version("cpu")
         if not self._version:
@@ -63,24 +64,41 @@ class CgroupsCpu(Isolator):
         """As in `--isolation`."""
         return "cgroups/cpu"
 
+    @property
+    def supports_nesting(self) -> bool:
+        """A nested container is in its parent's group, or has one of its own below it."""
+        return True
+
     async def recover(self, known: Sequence[ContainerState], orphans: Sequence[str]) -> None:
-        """The groups say it all."""
+        """Remember who shares; of the rest the groups say it all."""
+        self._sharing |= {s.container_id for s in known if shares_group(s.container_id, s.config)}
 
     async def prepare(self, container_id: str, config: ContainerConfig) -> LaunchInfo | None:
         """Make the groups and set the amounts."""
+        if shares_group(container_id, config):
+            self._sharing.add(container_id)
+            return None
         for controller in self._controllers:
-            self._cgroups.create(controller, group_of(container_id))
+            self._cgroups.create(controller, self._group(container_id))
         await self.update(container_id, config.requests, config.limits)
         return None
+
+    def _group(self, container_id: str) -> str:
+        if container_id in self._sharing:
+            container_id = container_id.rpartition(".")[0]
+            return self._group(container_id)
+        return group_of(container_id)
 
     async def isolate(self, container_id: str, pid: int) -> None:
         """Move the first process in."""
         for controller in self._controllers:
-            self._cgroups.add(controller, group_of(container_id), pid)
+            self._cgroups.add(controller, self._group(container_id), pid)
 
     async def update(self, container_id: str, requests: Amounts, limits: Amounts | None) -> None:
         """Shares of the request; a quota of the limit, where one is given or CFS is on."""
-        group = group_of(container_id)
+        if container_id in self._sharing:
+            return
+        group = self._group(container_id)
         hard = UNLIMITED
         if limits is not None:
             hard = limits.cpus_milli
@@ -99,7 +117,7 @@ class CgroupsCpu(Isolator):
 
     async def usage(self, container_id: str) -> Mapping[str, float | int]:
         """Processor seconds, throttling, numbers of processes."""
-        group = group_of(container_id)
+        group = self._group(container_id)
         stat = self._cgroups.table("cpu", group, "cpu.stat")
         found: dict[str, float | int] = {"processes": len(self._cgroups.pids("cpu", group))}
         if self._version == 1:
@@ -124,5 +142,8 @@ class CgroupsCpu(Isolator):
 
     async def cleanup(self, container_id: str) -> None:
         """Remove the groups."""
+        if container_id in self._sharing:
+            self._sharing.discard(container_id)
+            return
         for controller in self._controllers:
-            await asyncio.to_thread(self._cgroups.remove, controller, group_of(container_id))
+            await asyncio.to_thread(self._cgroups.remove, controller, self._group(container_id))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from cairn_core.agent.containerizer.cgroups import CgroupError, Cgroups, find_hierarchies
-from cairn_core.agent.containerizer.launcher import group_of
+from cairn_core.agent.containerizer.launcher import group_of, shares_group
 from cairn_core.errors import LocalError
 from cairn_core.extensions import (
     UNLIMITED,
@@ -22,6 +22,7 @@ from cairn_core.extensions import (
     Isolator,
     LaunchInfo,
     Limitation,
+    NoLimit,
 )
 from cairn_core.mesos.types import Reason
 
@@ -36,6 +37,7 @@ class CgroupsMem(Isolator):
     """Keeps each container in a group of the memory controller."""
 
     def __init__(self, settings: AgentSettings, cgroups: Cgroups | None = None) -> None:
+        self._sharing: set[str] = set()  # nested containers in the groups of their parents
         self._cgroups = cgroups or Cgroups(find_hierarchies(), settings.cgroups_root)
         self._version = self._cgroups.version("memory")
         if not self._version:
@@ -49,26 +51,43 @@ class CgroupsMem(Isolator):
         """As in `--isolation`."""
         return "cgroups/mem"
 
+    @property
+    def supports_nesting(self) -> bool:
+        """A nested container is in its parent's group, or has one of its own below it."""
+        return True
+
     async def recover(self, known: Sequence[ContainerState], orphans: Sequence[str]) -> None:
         """Remember what was requested."""
+        self._sharing |= {s.container_id for s in known if shares_group(s.container_id, s.config)}
         for state in known:
             self._requested[state.container_id] = to_bytes(state.config.requests.mem_mib)
             self._running.add(state.container_id)
 
     async def prepare(self, container_id: str, config: ContainerConfig) -> LaunchInfo | None:
         """Make the group and set the limits."""
-        self._cgroups.create("memory", group_of(container_id))
+        if shares_group(container_id, config):
+            self._sharing.add(container_id)
+            return None
+        self._cgroups.create("memory", self._group(container_id))
         await self.update(container_id, config.requests, config.limits)
         return None
 
+    def _group(self, container_id: str) -> str:
+        if container_id in self._sharing:
+            container_id = container_id.rpartition(".")[0]
+            return self._group(container_id)
+        return group_of(container_id)
+
     async def isolate(self, container_id: str, pid: int) -> None:
         """Move the first process in."""
-        self._cgroups.add("memory", group_of(container_id), pid)
+        self._cgroups.add("memory", self._group(container_id), pid)
         self._running.add(container_id)
 
     async def update(self, container_id: str, requests: Amounts, limits: Amounts | None) -> None:
         """Soft limit of the request, hard limit of the limit or the request."""
-        group = group_of(container_id)
+        if container_id in self._sharing:
+            return
+        group = self._group(container_id)
         soft = to_bytes(requests.mem_mib)
         hard = soft if limits is None else to_bytes(limits.mem_mib)
         self._requested[container_id] = soft
@@ -91,11 +110,13 @@ class CgroupsMem(Isolator):
     def _may_set(self, container_id: str, hard: int, name: str) -> bool:
         if container_id not in self._running or hard == UNLIMITED:
             return True
-        text = self._cgroups.read("memory", group_of(container_id), name).strip()
+        text = self._cgroups.read("memory", self._group(container_id), name).strip()
         return text != "max" and hard > int(text)
 
     async def watch(self, container_id: str) -> Limitation:
         """Return once the kernel's killer has struck in the group."""
+        if container_id in self._sharing:
+            raise NoLimit
         if self._version == 1:
             await self._notified(container_id)
         else:
@@ -107,11 +128,14 @@ class CgroupsMem(Isolator):
         """Wait for an eventfd that the kernel signals when the group is out of memory."""
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            path = self._cgroups.path("memory", group_of(container_id))
+            path = self._cgroups.path("memory", self._group(container_id))
             control = os.open(path / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._cgroups.write(
-                    "memory", group_of(container_id), "cgroup.event_control", f"{event} {control}"
+                    "memory",
+                    self._group(container_id),
+                    "cgroup.event_control",
+                    f"{event} {control}",
                 )
             finally:
                 os.close(control)
@@ -131,15 +155,17 @@ class CgroupsMem(Isolator):
 
     def _kills(self, container_id: str) -> int:
         name = "memory.oom_control" if self._version == 1 else "memory.events"
-        return self._cgroups.table("memory", group_of(container_id), name).get("oom_kill", 0)
+        return self._cgroups.table("memory", self._group(container_id), name).get("oom_kill", 0)
 
     async def limitation(self, container_id: str) -> Limitation | None:
         """Whether the killer struck before anybody was told."""
+        if container_id in self._sharing:
+            return None
         return self._describe(container_id) if self._kills(container_id) else None
 
     def _describe(self, container_id: str) -> Limitation:
         """The original's message: the request, the most that was used, the statistics."""
-        group = group_of(container_id)
+        group = self._group(container_id)
         requested = self._requested.get(container_id, 0)
         names = (
             ["memory.max_usage_in_bytes"] if self._version == 1 else ["memory.peak", "memory.max"]
@@ -162,7 +188,7 @@ class CgroupsMem(Isolator):
 
     async def usage(self, container_id: str) -> Mapping[str, float | int]:
         """Bytes in use by kind."""
-        group = group_of(container_id)
+        group = self._group(container_id)
         stat = self._cgroups.table("memory", group, "memory.stat")
         v1 = self._version == 1
         found: dict[str, float | int] = {}
@@ -181,9 +207,12 @@ class CgroupsMem(Isolator):
 
     async def cleanup(self, container_id: str) -> None:
         """Remove the group."""
+        if container_id in self._sharing:
+            self._sharing.discard(container_id)
+            return
         self._requested.pop(container_id, None)
         self._running.discard(container_id)
-        await asyncio.to_thread(self._cgroups.remove, "memory", group_of(container_id))
+        await asyncio.to_thread(self._cgroups.remove, "memory", self._group(container_id))
 
 
 V1_STAT = {
