@@ -17,7 +17,7 @@ from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.errors import LaunchFailed
 from cairn_core.agent.containerizer.helper.logsink import LogSink
 from cairn_core.agent.containerizer.launcher import Launcher, Zygote
-from cairn_core.extensions import ContainerConfig, Isolator, LaunchInfo
+from cairn_core.extensions import ContainerConfig, Hook, Isolator, LaunchInfo
 from cairn_core.testing.containers import Site, until
 
 
@@ -150,6 +150,20 @@ async def test_a_zygote_of_another_version_is_retired_and_its_containers_live(
         assert processes.read_stat(pid) is not None
         await agent.launch("other", site.config("exit 0"))
         await agent.destroy(container_id)
+
+
+async def test_a_hook_sees_the_sandbox_before_the_command_runs(
+    site: Site, container_id: str
+) -> None:
+    class Writes(Hook):
+        async def post_fetch(self, container_id: str, sandbox: str) -> None:
+            Path(sandbox, "hooked").write_text(container_id)
+
+    config = site.config("cat hooked")
+    async with site.agent(hooks=[Writes()]) as agent:
+        await agent.launch(container_id, config)
+        await agent.wait(container_id)
+    assert Path(config.sandbox, "stdout").read_text() == container_id
 
 
 def is_dead(pid: int) -> bool:

@@ -5,7 +5,7 @@ import pwd
 
 import pytest
 
-from cairn_core.agent.containerizer.isolators.loading import load, resolve
+from cairn_core.agent.containerizer.isolators.loading import load, load_hooks, resolve
 from cairn_core.agent.containerizer.launch_info import merge
 from cairn_core.agent.containerizer.launch_spec import LoggerSettings, User, build_spec, find_user
 from cairn_core.agent.containerizer.runtime_dir import RuntimeDir, validate_id
@@ -72,8 +72,14 @@ def test_isolation_that_makes_no_sense_is_refused(flag: str) -> None:
 
 
 def test_an_isolator_that_nobody_brings_is_named() -> None:
-    with pytest.raises(LocalError, match="no isolator is named 'my/own'"):
+    with pytest.raises(LocalError, match="isolation: nothing installed is named 'my/own'"):
         load("my/own", AgentSettings("/r", "/w"))
+
+
+def test_hooks_are_loaded_only_when_named() -> None:
+    assert load_hooks("", AgentSettings("/r", "/w")) == []
+    with pytest.raises(LocalError, match="hooks: nothing installed is named 'mine'"):
+        load_hooks(" mine", AgentSettings("/r", "/w"))
 
 
 CONFIG = ContainerConfig(sandbox="/s", argv=("x",), environment={"A": "1"})

@@ -37,6 +37,7 @@ from cairn_core.extensions import (
     Amounts,
     ContainerConfig,
     ContainerState,
+    Hook,
     Isolator,
     LaunchInfo,
     Limitation,
@@ -102,11 +103,13 @@ class Containerizer:
         isolators: Sequence[Isolator] = (),
         fetch: Fetch = no_fetch,
         logger: LoggerSettings | None = None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self._dir = RuntimeDir(runtime_dir)
         self._launcher = launcher
         self._isolators = tuple(isolators)
         self._fetch = fetch
+        self._hooks = tuple(hooks)
         self._logger = logger or LoggerSettings()
         self._containers: dict[str, Container] = {}
         self._ended: dict[str, ContainerTermination] = {}
@@ -344,6 +347,8 @@ class Containerizer:
             await asyncio.gather(*(i.isolate(cid, pid) for i in container.isolated))
             container.state = State.FETCHING
             await self._fetch(cid, config)
+            for hook in self._hooks:
+                await hook.post_fetch(cid, config.sandbox)
             await fork.release()
         finally:
             fork.close()

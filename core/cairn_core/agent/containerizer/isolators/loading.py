@@ -1,11 +1,11 @@
-"""From the text of `--isolation` to isolators in the right order (mesos docs/containerizers.md)."""
+"""From `--isolation` and `--hooks` to what they name (mesos docs/containerizers.md)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import cast
 
 from cairn_core.errors import LocalError
-from cairn_core.extensions import ISOLATORS, AgentSettings, Isolator
+from cairn_core.extensions import HOOKS, ISOLATORS, AgentSettings, Hook, Isolator
 
 ALIASES = {
     "process": ("posix/cpu", "posix/mem"),
@@ -50,11 +50,24 @@ def load(flag: str, settings: AgentSettings) -> list[Isolator]:
         names = resolve(flag)
     except ValueError as error:
         raise LocalError(str(error)) from None
-    found = {point.name: point for point in entry_points(group=ISOLATORS)}
-    isolators = []
+    return [cast(Isolator, make(settings)) for make in _factories(ISOLATORS, "isolation", names)]
+
+
+def load_hooks(flag: str, settings: AgentSettings) -> list[Hook]:
+    """The hooks that `--hooks` names, in its order. Raises LocalError."""
+    names = [word for part in flag.split(",") if (word := part.strip())]
+    return [cast(Hook, make(settings)) for make in _factories(HOOKS, "hooks", names)]
+
+
+def _factories(
+    group: str, setting: str, names: list[str]
+) -> Iterator[Callable[[AgentSettings], object]]:
+    found = {point.name: point for point in entry_points(group=group)}
     for name in names:
         if name not in found:
-            raise LocalError(f"isolation: no isolator is named {name!r}")
-        factory = cast(Callable[[AgentSettings], Isolator], found[name].load())
-        isolators.append(factory(settings))
-    return isolators
+            raise LocalError(f"{setting}: nothing installed is named {name!r}")
+        try:
+            factory = found[name].load()
+        except (ImportError, AttributeError) as error:
+            raise LocalError(f"{setting}: {name}: {error}") from error
+        yield cast(Callable[[AgentSettings], object], factory)
