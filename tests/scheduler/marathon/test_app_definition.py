@@ -18,6 +18,7 @@ from cairn_scheduler.marathon.errors import (
 )
 from cairn_scheduler.marathon.json_input import parse
 from cairn_scheduler.marathon.normalize import Defaults
+from cairn_scheduler.marathon.validation import Rules, validate
 
 DEFAULTS = Defaults(accepted_resource_roles=("*",))
 
@@ -75,7 +76,7 @@ def test_version_info_is_left_out_on_request_only() -> None:
     assert "versionInfo" not in printed(without_version_info(app))
 
 
-# The five definitions of the seed document, as they stand there.
+# Definitions of old: nginx behind the edge, its load and its scaler, two on the overlay.
 NGINX = {
     "id": "nginx",
     "container": {
@@ -158,7 +159,7 @@ def on_overlay(app_id: str, engine: str) -> dict[str, Any]:
     }
 
 
-def test_bridge_app_of_the_seed_document_becomes_canonical() -> None:
+def test_bridge_app_of_old_becomes_canonical() -> None:
     body = printed(created(NGINX))
     expected = {
         "container": {
@@ -203,8 +204,17 @@ def test_bridge_app_of_the_seed_document_becomes_canonical() -> None:
     assert not {"cmd", "portDefinitions", "fetch", "env"} & set(body)
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [NGINX, AUTOSCALE, SIEGE, on_overlay("nginxmesos", "MESOS"), on_overlay("n1", "DOCKER")],
+    ids=["nginx", "autoscale", "siege", "nginxmesos", "nginxmesos1"],
+)
+def test_apps_of_old_are_valid(raw: dict[str, Any]) -> None:
+    assert validate(created(raw), Rules()) == []
+
+
 @pytest.mark.parametrize("raw", [AUTOSCALE, SIEGE], ids=["autoscale", "siege"])
-def test_host_network_apps_of_the_seed_document_keep_their_arguments(raw: dict[str, Any]) -> None:
+def test_host_network_apps_of_old_keep_their_arguments(raw: dict[str, Any]) -> None:
     body = printed(created(raw))
     assert body["args"] == raw["args"]
     assert body["networks"] == [{"mode": "host"}]
@@ -214,7 +224,7 @@ def test_host_network_apps_of_the_seed_document_keep_their_arguments(raw: dict[s
 
 
 @pytest.mark.parametrize("engine", ["MESOS", "DOCKER"])
-def test_overlay_apps_of_the_seed_document_join_the_named_network(engine: str) -> None:
+def test_overlay_apps_of_old_join_the_named_network(engine: str) -> None:
     body = printed(created(on_overlay("nginxmesos", engine)))
     assert body["networks"] == [{"mode": "container", "name": "dcos"}]
     assert body["container"]["type"] == engine
