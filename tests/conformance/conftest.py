@@ -1,0 +1,173 @@
+"""A cluster of real daemons on loopback, and third-party clients in environments of their own."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn_core.testing.requires import requires
+
+CLIENTS = Path(__file__).parent / "clients"
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def eventually(what: str, check: Callable[[], Any], timeout_s: float = 30.0) -> Any:
+    """Wait until `check` returns something true; errors of the network count as not yet."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            found = check()
+        except OSError:
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.05)
+
+
+def get_json(url: str) -> Any:
+    """The JSON that a URL answers."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return json.loads(answer.read())
+
+
+@dataclass
+class Cluster:
+    """Addresses of the daemons, `host:port`."""
+
+    directory: Path
+    master: str
+    agent: str
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    def start(self, program: str, *flags: str) -> None:
+        """Start a daemon of ours; its log lies in the cluster's directory."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MESOS_", "CAIRN"))}
+        with (self.directory / f"{program}.log").open("ab") as log:
+            self.processes.append(
+                subprocess.Popen(
+                    [BIN / program, *flags],
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                )
+            )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One master and one agent."""
+    requires("root", "cgroup:cpu", "cgroup:memory")
+    directory = tmp_path_factory.mktemp("cluster")
+    cgroups_root = f"cairn-test-{uuid.uuid4().hex[:8]}"
+    found = Cluster(directory, f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}")
+    try:
+        found.start(
+            "cairn-master", "--ip=127.0.0.1", f"--port={found.master.rpartition(':')[2]}",
+            f"--work_dir={directory / 'master'}",
+        )  # fmt: skip
+        found.start(
+            "cairn-agent", "--ip=127.0.0.1", f"--port={found.agent.rpartition(':')[2]}",
+            f"--master={found.master}", f"--work_dir={directory / 'agent'}",
+            f"--runtime_dir={directory / 'run'}", f"--cgroups_root={cgroups_root}",
+            "--resources=cpus:4;mem:4096;disk:1024;ports:[31000-31999]",
+        )  # fmt: skip
+        eventually(
+            "an active agent",
+            lambda: get_json(f"http://{found.master}/state")["activated_slaves"] == 1,
+        )
+        yield found
+    finally:
+        for process in reversed(found.processes):
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+        _empty_cgroups(cgroups_root)
+
+
+def _empty_cgroups(root: str) -> None:
+    """End what outlives the agent (helpers, by intent) and remove the cgroups of this cluster."""
+    groups = [
+        below
+        for hierarchy in Path("/sys/fs/cgroup").iterdir()
+        for below in sorted((hierarchy / root).glob("**/"), reverse=True)
+    ]
+    for group in groups:
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    for group in groups:
+        eventually(f"empty {group}", partial(_is_empty, group))
+        group.rmdir()
+
+
+def _is_empty(group: Path) -> bool:
+    return not (group / "cgroup.procs").read_text().strip()
+
+
+@pytest.fixture(scope="session")
+def client_python() -> Callable[[str], Path]:
+    """Install a client of `clients/` and return the interpreter that has it."""
+
+    def install(name: str) -> Path:
+        folder = CLIENTS / name
+        files = sorted(folder.glob("*.txt"))
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+        home = Path(f"/var/tmp/cairn-clients/{name}-{digest}")
+        python = home / "bin/python"
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            _run("/usr/bin/python3", "-m", "venv", str(home))
+            pip = (str(python), "-m", "pip", "--disable-pip-version-check", "-q")
+            _run(*pip, "install", "--no-deps", "-r", str(folder / "requirements.txt"))
+            if (folder / "sources.txt").exists():
+                _take_sources(pip, folder / "sources.txt", home)
+            (home / "complete").touch()
+        return python
+
+    return install
+
+
+def _take_sources(pip: tuple[str, ...], sources: Path, home: Path) -> None:
+    """Packages that do not compile: their pure Python part, from the source archive."""
+    archives = home / "sources"
+    _run(
+        *pip, "download", "--no-deps", "--no-binary", ":all:", "-d", str(archives),
+        "-r", str(sources),
+    )  # fmt: skip
+    (site_packages,) = home.glob("lib/python3*/site-packages")
+    for archive in archives.glob("*.tar.gz"):
+        package = archive.name.rpartition("-")[0].replace("-", "_")
+        with tarfile.open(archive) as tar:
+            for member in tar.getmembers():
+                _, _, inside = member.name.partition("/")
+                if inside.startswith(f"{package}/") and member.isfile():
+                    target = site_packages / inside
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    target.write_bytes(content.read())
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-2000:]}"
