@@ -18,6 +18,7 @@ from cairn_core.agent.containerizer.cgroups import Cgroups, find_hierarchies
 from cairn_core.agent.containerizer.containerizer import Containerizer
 from cairn_core.agent.containerizer.isolators.loading import load
 from cairn_core.agent.containerizer.launcher import Launcher, LinuxLauncher, Zygote
+from cairn_core.agent.containerizer.runtime_dir import RuntimeDir
 from cairn_core.extensions import AgentSettings, ContainerConfig
 
 DEADLINE_S = 20.0
@@ -88,6 +89,11 @@ class Site:
 
     def close(self) -> None:
         """Remove what is left of this site."""
+        written = RuntimeDir(self.runtime)
+        for container_id in written.ids():  # a test that failed leaves them
+            found = written.processes(container_id)
+            if found is not None and processes.is_running(found.init):
+                processes.kill([found.init.pid], 9)
         for zygote in self.zygotes[:1]:
             if os.path.isdir(self.runtime):
                 zygote.retire_others()
