@@ -8,9 +8,10 @@ of it survives its end; see Marathon for a framework that keeps a log.
 
 import argparse
 import asyncio
+import sys
 from collections import deque
 
-from cairn_core.framework.io_client import Disconnected, Notice, SchedulerClient
+from cairn_core.framework.io_client import Disconnected, FrameworkEnded, Notice, SchedulerClient
 from cairn_core.mesos.scheduler_api import Launch, Offer, Operation
 from cairn_core.mesos.types import (
     CommandInfo,
@@ -30,7 +31,10 @@ class Batch:
     """The tasks that wait, and how the others ended."""
 
     def __init__(self, master: str, count: int, command: str) -> None:
-        framework = FrameworkInfo(user="nobody", name="batch")
+        # checkpoint: tasks outlive a restart of their agent; failover: and of the master
+        framework = FrameworkInfo(
+            user="nobody", name="batch", checkpoint=True, failover_timeout=60.0
+        )
         self.client = SchedulerClient([master], framework, self.handle)
         self.command = command
         self.waiting = deque(f"batch-{i}" for i in range(count))
@@ -96,7 +100,13 @@ async def main() -> int:
     parser.add_argument("command", nargs="?", default="hostname", help="what each of them runs")
     given = parser.parse_args()
     batch = Batch(given.master, given.count, given.command)
-    await batch.client.run(batch.done)
+    try:
+        await batch.client.run(batch.done)
+    except FrameworkEnded as error:
+        # our own teardown may be noticed before `done` is
+        if batch.waiting or batch.running:
+            print(f"batch: {error}", file=sys.stderr)
+            return 1
     print(f"{batch.finished} finished, {batch.failed} failed")
     return 0 if batch.finished == given.count else 1
 

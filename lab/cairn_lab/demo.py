@@ -51,8 +51,8 @@ class Demo:
         """The application's name in DNS."""
         return ".".join([*reversed(self._id.split("/")), "marathon", "mesos"])
 
-    def wait_for_cluster(self, *, timeout_s: float = DEADLINE_S) -> int:
-        """Wait until the master knows every agent and Marathon leads; number of agents."""
+    def wait_for_agents(self, *, timeout_s: float = DEADLINE_S) -> int:
+        """Wait until the master knows every agent; returns how many there are."""
         wanted = {h.name for h in self._lab.topology.hosts if h.role != "master"}
         self._wait(
             lambda: self._active_agents() >= wanted,
@@ -62,6 +62,10 @@ class Demo:
                 f"see 'cairn lab logs {sorted(wanted)[0]}/cairn-agent'"
             ),
         )
+        return len(wanted)
+
+    def wait_for_marathon(self, *, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until Marathon answers and is registered with the master."""
         self._wait(
             lambda: bool((self._marathon("GET", "/v2/info") or {}).get("frameworkId")),
             timeout_s,
@@ -70,7 +74,6 @@ class Demo:
                 f"see 'cairn lab logs {self._master.name}/cairn-marathon'"
             ),
         )
-        return len(wanted)
 
     def deployed(self) -> bool:
         """Whether the application is there already."""
@@ -216,7 +219,8 @@ def show(
     """
     demo = Demo(lab, definition)
     doing("waiting for the agents and Marathon")
-    agents = demo.wait_for_cluster(timeout_s=timeout_s)
+    agents = demo.wait_for_agents(timeout_s=timeout_s)
+    demo.wait_for_marathon(timeout_s=timeout_s)
     say(f"{agents} agents and Marathon are registered with the master")
     fresh = not demo.deployed()
     if fresh:

@@ -24,6 +24,11 @@ class Cluster:
         self.web = Demo(made, EXAMPLES / "web.json")
         self.master = made.topology.by_role("master")[0]
 
+    def wait(self) -> None:
+        """Wait until the master knows all agents and Marathon."""
+        self.web.wait_for_agents()
+        self.web.wait_for_marathon()
+
     def ask(self, port: int, path: str, method: str = "GET", document: object = None) -> Any:
         """JSON that a daemon on the master answers; None when it does not answer with 200."""
         pid = self.lab.pid(self.master.name)

@@ -1,4 +1,4 @@
-"""A cluster for end-to-end tests: a lab of its own name, without relays, shared by a session."""
+"""Clusters for end-to-end tests: a lab of its own name, without relays, shared by a session."""
 
 import sys
 import uuid
@@ -12,26 +12,32 @@ from cairn_lab.testing import Cluster
 
 
 @pytest.fixture(scope="session")
-def running_cluster() -> Iterator[Cluster]:
-    requires("root", "ip", "nsenter", "nginx", "dig")
+def running_lab() -> Iterator[Cluster]:
+    requires("root", "ip", "nsenter", "ss", "nginx", "dig")
     name = f"e2e-{uuid.uuid4().hex[:8]}"
     try:
-        made, _ = lab.up(name)
-        cluster = Cluster(made)
-        cluster.web.wait_for_cluster()
-        cluster.web.deploy()
-        cluster.healthy()
-        yield cluster
+        yield Cluster(lab.up(name)[0])
     finally:
         lab.down(name)
 
 
 @pytest.fixture
-def cluster(running_cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The cluster with the web example healthy, before the test and after it."""
-    for host in running_cluster.lab.topology.hosts:
-        hosts.heal(running_cluster.lab.switch_pid(), host.name)
-    running_cluster.healthy()
-    yield running_cluster
-    if request.session.testsfailed:
-        print(running_cluster.logs(), file=sys.stderr)
+def agents(running_lab: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The lab with a master that knows all agents; prints the logs when a test failed."""
+    for host in running_lab.lab.topology.hosts:
+        hosts.heal(running_lab.lab.switch_pid(), host.name)
+    failed = request.session.testsfailed
+    running_lab.web.wait_for_agents()
+    yield running_lab
+    if request.session.testsfailed > failed:
+        print(running_lab.logs(), file=sys.stderr)
+
+
+@pytest.fixture
+def cluster(agents: Cluster) -> Cluster:
+    """The lab with the web example deployed through Marathon and healthy."""
+    agents.web.wait_for_marathon()
+    if not agents.web.deployed():
+        agents.web.deploy()
+    agents.healthy()
+    return agents

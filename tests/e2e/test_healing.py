@@ -1,13 +1,11 @@
 """What a running cluster survives: each daemon, executor, task and host failing in turn."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from cairn_lab import hosts
-from cairn_lab.testing import EXAMPLES, Cluster, eventually
+from cairn_lab.testing import Cluster, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -53,7 +51,7 @@ def test_a_killed_daemon_returns_and_no_task_notices(
     processes = {i.task_id: cluster.listener(i) for i in before}
     framework, agents = cluster.framework_id(), cluster.agents()
     cluster.kill(host, unit)
-    cluster.web.wait_for_cluster()
+    cluster.wait()
     eventually(lambda: cluster.agents() == agents, "agents return under their ids")
     eventually(lambda: cluster.framework_id() == framework, "Marathon keeps its framework id")
     eventually(lambda: set(processes) <= cluster.running_tasks(), "the master knows the tasks")
@@ -101,7 +99,7 @@ def test_all_daemons_at_once_may_die(cluster: Cluster) -> None:
     for host in cluster.lab.topology.hosts:
         for unit in cluster.supervisor(host.name).status():
             cluster.supervisor(host.name).kill(unit, 9)
-    cluster.web.wait_for_cluster()
+    cluster.wait()
     assert ids(cluster) == before
 
 
@@ -116,18 +114,3 @@ def test_a_host_that_was_cut_off_comes_back_into_service(cluster: Cluster) -> No
     after = cluster.healthy()
     assert {i.host.name for i in after} == {"agent1", "agent2"}
     eventually(lambda: cluster.agents() == agents, "the agent keeps its id")
-
-
-def test_a_framework_of_our_own_runs_a_batch(cluster: Cluster) -> None:
-    master = f"http://{cluster.master.ipv4}:5050"
-    done = subprocess.run(
-        hosts.enter(
-            cluster.lab.pid("master1"),
-            [sys.executable, str(EXAMPLES / "batch.py"), master, "30", "hostname"],
-        ),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("30 finished, 0 failed\n")

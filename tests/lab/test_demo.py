@@ -84,7 +84,7 @@ def test_an_agent_that_is_missing_is_named_with_its_log(demo: Demo, made: lab.La
         canned(made, "master1", 5050, agents("agent7")),
         pytest.raises(LabError, match=r"agents agent1 did not register; .*logs agent1/cairn-agent"),
     ):
-        demo.wait_for_cluster(timeout_s=0.3)
+        demo.wait_for_agents(timeout_s=0.3)
 
 
 def test_a_marathon_that_does_not_answer_is_named_with_its_log(demo: Demo, made: lab.Lab) -> None:
@@ -92,7 +92,7 @@ def test_a_marathon_that_does_not_answer_is_named_with_its_log(demo: Demo, made:
         canned(made, "master1", 5050, agents("agent1")),
         pytest.raises(LabError, match=r"Marathon did not register .*master1/cairn-marathon"),
     ):
-        demo.wait_for_cluster(timeout_s=0.3)
+        demo.wait_for_marathon(timeout_s=0.3)
 
 
 def test_an_answer_of_marathon_that_refuses_is_shown(demo: Demo, made: lab.Lab) -> None:
