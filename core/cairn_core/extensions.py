@@ -465,7 +465,12 @@ class Allocator(Protocol):
         ...
 
     def step(self, *, now: float, max_agents: int) -> StepResult:
-        """Work on at most so many agents and return what was allocated on them."""
+        """Work on at most so many agents and return what was allocated on them.
+
+        An agent costs some 15 us, with quota or reservations several times that: 32 at a time
+        keep well within a slice. The caller must check each allocation against what it knows
+        (a framework may have gone since) and `recover` what it makes no offer of.
+        """
         ...
 
     def next_deadline(self) -> float | None:
@@ -473,7 +478,10 @@ class Allocator(Protocol):
         ...
 
     def explain(self, framework_id: FrameworkId, role: str) -> Why:
-        """Why (or that) the role of the framework gets no offers, agent by agent."""
+        """Why (or that) the role of the framework gets no offers, agent by agent.
+
+        Takes time linear in the agents (some 50 ms for 20,000).
+        """
         ...
 
     def shares(self) -> Mapping[str, float]:

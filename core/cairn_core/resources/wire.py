@@ -193,6 +193,9 @@ def _words(items: tuple[str, ...], name: str) -> frozenset[str]:
     words = frozenset(items)
     if len(words) != len(items):
         raise ResourceError("set.item", name, "has a word twice")
+    for word in words:
+        if not word or len(word) > _MAX_NAME or any(ord(c) < 32 for c in word):
+            raise ResourceError("set.item", word, "is no word")
     return words
 
 

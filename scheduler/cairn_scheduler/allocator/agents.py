@@ -10,7 +10,7 @@ from cairn_scheduler.allocator.slots import Slot
 class Verdicts:
     """Which constrained slots an agent, or a class of alike agents, was judged by."""
 
-    __slots__ = ("allowed", "known")
+    __slots__ = ("__weakref__", "allowed", "known")
 
     def __init__(self) -> None:
         self.known = 0

@@ -6,6 +6,7 @@ headroom, consumption of quota, the tree of shares, and one mask per question.
 """
 
 from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 from cairn_core.extensions import (
     AgentId,
@@ -51,8 +52,9 @@ class Facts:
         self._quota_masks_stale = False
         self._whitelist: frozenset[str] | None = None
         self._deadlines = Deadlines()
-        #: Verdicts of constraints, shared by agents of equal attributes, region and zone.
-        self._verdicts: dict[object, Verdicts] = {}
+        #: Verdicts of constraints, shared by agents of equal attributes, region and zone; gone
+        #: with the last of them.
+        self._verdicts: WeakValueDictionary[object, Verdicts] = WeakValueDictionary()
         #: Agents to look at in the next round; `_all_wanted`: all of them.
         self._wanted: dict[AgentId, None] = {}
         self._all_wanted = False

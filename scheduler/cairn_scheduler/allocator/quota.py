@@ -89,6 +89,10 @@ class Quotas:
                 change = max(0, guarantee - after) - max(0, guarantee - before)
                 if change:
                     self._require({name: change}, 1)
+            if not after:
+                del consumed[name]
+        if not consumed and quota is None:
+            del self._consumed[top]
 
     def _require(self, amounts: Mapping[str, int], sign: int) -> None:
         for name, amount in amounts.items():

@@ -1,9 +1,11 @@
 """The laws of resource arithmetic, and round trips through the wire forms."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairn_core.mesos import types
@@ -177,6 +179,7 @@ def test_tenths_add_up_exactly() -> None:
         (ports((0, 1 << 64)), "ranges.range"),
         (ports((1, 5), (5, 6)), "ranges.range"),
         (types.Resource(name="z", type="SET", set=types.ValueSet(item=("a", "a"))), "set.item"),
+        (types.Resource(name="z", type="SET", set=types.ValueSet(item=("a\nb",))), "set.item"),
         (scalar("cpus", 1, role="a//b"), "role"),
         (scalar("cpus", 1, role="*", reservation=types.ReservationInfo()), "role"),
         (scalar("cpus", 1, disk=DISKS[0]), "disk"),
@@ -352,3 +355,79 @@ def test_minimum_amounts_are_read() -> None:
     for bad in ("cpus", "cpus:x", "cpus:-1", "cpus:1;cpus:2"):
         with pytest.raises(ResourceError):
             quantities.parse(bad)
+
+
+names = st.sampled_from(["cpus", "mem", "disk", "ports", "gpus", "x", "", "\x00", "y" * 300])
+texts = st.one_of(names, st.sampled_from(["*", "a", "a/b", "..", "STATIC", "DYNAMIC"]))
+reservation = st.builds(
+    types.ReservationInfo,
+    type=st.none() | texts,
+    role=st.none() | texts,
+    principal=st.none() | texts,
+    labels=st.none()
+    | st.builds(
+        types.Labels,
+        labels=st.lists(st.builds(types.Label, key=texts, value=st.none() | texts), max_size=2).map(
+            tuple
+        ),
+    ),
+)
+disk_info = st.builds(
+    types.DiskInfo,
+    persistence=st.none() | st.builds(types.Persistence, id=texts),
+    source=st.none()
+    | st.builds(
+        types.DiskSource,
+        type=st.sampled_from(["PATH", "MOUNT", "BLOCK", "RAW", "odd"]),
+        id=st.none() | texts,
+        mount=st.none() | st.builds(types.DiskSourceRoot, root=st.none() | texts),
+    ),
+)
+anything = st.builds(
+    types.Resource,
+    name=names,
+    type=st.sampled_from(["SCALAR", "RANGES", "SET", "TEXT", ""]),
+    scalar=st.none() | st.builds(types.Scalar, value=st.floats()),
+    ranges=st.none()
+    | st.builds(
+        types.Ranges,
+        range=st.lists(
+            st.builds(types.Range, begin=st.integers(), end=st.integers()), max_size=3
+        ).map(tuple),
+    ),
+    set=st.none() | st.builds(types.ValueSet, item=st.lists(texts, max_size=3).map(tuple)),
+    role=st.none() | texts,
+    reservation=st.none() | reservation,
+    reservations=st.lists(reservation, max_size=2).map(tuple),
+    disk=st.none() | disk_info,
+    revocable=st.none() | st.just(types.RevocableInfo()),
+    shared=st.none() | st.just(types.SharedInfo()),
+)
+
+
+def refusal(read: Callable[[Any], object], source: object) -> str:
+    """The text of the refusal; empty when it was read."""
+    try:
+        read(source)
+    except ResourceError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=300)
+@given(st.lists(anything, max_size=2))
+def test_whatever_comes_is_read_or_refused_in_one_line(given_: list[types.Resource]) -> None:
+    refused = refusal(Resources.from_wire, given_)
+    assert "\n" not in refused
+    if not refused:
+        value = Resources.from_wire(given_)
+        assert Resources.from_wire(value.to_wire()) == value
+        assert value - value == EMPTY
+        assert set(value.endpoint()) >= {"cpus", "mem", "disk", "gpus"}
+        assert "\n" not in str(value)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
+    for read in (Resources.parse, read_attributes, quantities.parse):
+        assert "\n" not in refusal(read, text)
