@@ -43,9 +43,9 @@ class DnsConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
     srv_weight: Annotated[int, Meta(ge=0, le=65535, description="weight in SRV answers")] = field(
         default=1, name="SRVRecordDefaultWeight"
     )
-    refresh_s: Annotated[Seconds, _text("seconds between questions, for a master without feed")] = (
-        field(default=30.0, name="refreshSeconds")
-    )
+    refresh_s: Annotated[
+        Seconds, _text("seconds between questions, where only polling is left")
+    ] = field(default=30.0, name="refreshSeconds")
     state_timeout_s: Annotated[Seconds, _text("seconds for one state of a master")] = field(
         default=300.0, name="stateTimeoutSeconds"
     )

@@ -1,15 +1,15 @@
 """The one door for a daemon: a cluster view that is kept up to date and survives restarts.
 
-It follows the node feed; from a master that has none (Apache Mesos) it polls `/state`.  What it
-knows is kept on disk, so that a daemon that starts while no master answers serves what was true
-last; its age tells how old that is.
+It follows the node feed; at a master that has none (Apache Mesos) its event stream, and where it
+may not subscribe there it polls `/state`.  What it knows is kept on disk, so that a daemon that
+starts while no master answers serves what was true last; its age tells how old that is.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from cairn_core.mesos.feed_rows import BadRow, Row, decode_row, encode_row
 from .feed import Delta
 from .io_feed import FeedClient, NoFeed
 from .io_poll import StatePoller
+from .io_stream import NoStream, OperatorStream
 from .view import Changes, ClusterView, Snapshot
 
 log = logging.getLogger(__name__)
@@ -85,13 +86,18 @@ class ClusterSource:
         self._changed = changed
         self._keep = keep
         self._feed = FeedClient(urls, self._on_delta)
+        self._stream = OperatorStream(urls, self._on_rows, self._on_changed)
         self._poll = StatePoller(urls, self._on_rows, period_s=period_s, timeout_s=timeout_s)
         self._true_at = 0.0
         self._dirty = asyncio.Event()
 
     def age_s(self) -> float:
         """Seconds since the view was known to be true; infinite when it never was."""
-        heard = [at for at in (self._feed.heard_at, self._poll.heard_at) if at is not None]
+        heard = [
+            at
+            for source in (self._feed, self._stream, self._poll)
+            if (at := source.heard_at) is not None
+        ]
         if heard:
             return max(0.0, asyncio.get_running_loop().time() - max(heard))
         return max(0.0, time.time() - self._true_at) if self._true_at else float("inf")
@@ -115,8 +121,12 @@ class ClusterSource:
             try:
                 await self._feed.run(stop)
             except NoFeed as error:
-                log.info("%s; polling its state instead", error)
-                await self._poll.run(stop)
+                log.info("%s; following its event stream instead", error)
+                try:
+                    await self._stream.run(stop)
+                except NoStream as refused:
+                    log.info("%s; polling its state instead", refused)
+                    await self._poll.run(stop)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
@@ -137,6 +147,9 @@ class ClusterSource:
             self._tell(self.view.replace(rows, new_epoch=another))
         else:
             self._first(self.view.replace(rows, new_epoch=True))
+
+    def _on_changed(self, rows: Mapping[str, Row | None]) -> None:
+        self._tell(self.view.apply(rows))
 
     def _first(self, changes: Changes | None) -> None:
         """A master spoke for the first time: tell so even if it only confirmed what was kept."""
