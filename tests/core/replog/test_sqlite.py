@@ -4,16 +4,18 @@ import asyncio
 import json
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from cairn_core.errors import Unavailable
 from cairn_core.replog.cli import log as log_command
-from cairn_core.replog.interface import Corrupt, Entry, Fenced, Record
+from cairn_core.replog.interface import Corrupt, Entry, Fenced, Record, Unknown
 from cairn_core.replog.io_sqlite import SqliteLog
 from cairn_core.replog.io_sqlite_file import FILE_NAME, Append, SqliteFile
 
@@ -130,6 +132,41 @@ def test_a_full_disk_refuses_cleanly_and_recovers(tmp_path: Path) -> None:
     before = file.bounds("x").end
     assert file.append([Append("x", epoch, [Record("small", b"s")], "w")]) == [before + 1]
     file.close()
+
+
+class FailingDisk:
+    """A connection whose commits fail as after a failed fsync."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+            raise error
+        return self._connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_after_a_failed_commit_the_outcome_is_unknown_and_nothing_more_is_written(
+    tmp_path: Path,
+) -> None:
+    file = SqliteFile(tmp_path)
+    epoch = file.take_epoch("x")
+    assert file.append([Append("x", epoch, [Record("a", b"1")], "w1")]) == [1]
+    file._connection = FailingDisk(file._connection)  # type: ignore[assignment]  # a stand-in
+    [unknown] = file.append([Append("x", epoch, [Record("a", b"2")], "w2")])
+    assert isinstance(unknown, Unknown)
+    assert (unknown.position, unknown.write_id) == (1, "w2")
+    [refused] = file.append([Append("x", epoch, [Record("a", b"3")], "w3")])
+    assert isinstance(refused, Unavailable)
+    with pytest.raises(Unavailable, match="disk I/O error"):
+        file.bounds("x")
+    file.close()
+    assert everything(tmp_path)[0].write_id == "w1"
 
 
 async def test_a_second_owner_of_the_directory_is_refused(tmp_path: Path) -> None:
