@@ -45,8 +45,10 @@ class Lab:
             for n in range(frameworks)
         ]
         self.master.start()
-        for one in (*self.agents, *self.frameworks):
-            one.start()
+        for agent in self.agents:
+            agent.start()
+        for framework in self.frameworks:
+            framework.start()
 
     def check(self) -> None:
         if self.master.core is not None:
@@ -125,14 +127,10 @@ def _everything_comes_back(lab: Lab) -> None:
     assert core is not None
     for framework in lab.frameworks:
         framework.crash()
-        framework_id = framework.framework_id
-        assert framework_id is not None
-        number = lab.master.ask(
-            lambda c, n, f=framework_id.value: c.teardown(
-                n, f, now=lab.world.now, wall=lab.world.wall
-            )
-        )
-        assert lab.master.replies[number].status == 200
+        assert framework.framework_id is not None
+        now, wall = lab.world.now, lab.world.wall
+        lab.master.do(core.teardown(1, framework.framework_id.value, now=now, wall=wall))
+        assert lab.master.replies.pop(1).status == 200
     hoarder = SimFramework(lab.world, lab.master, 99, 0, SIZE)
     hoarder._offered = lambda offer: None  # type: ignore[method-assign]  # it keeps what it gets
     hoarder.start()

@@ -140,7 +140,7 @@ def _admit(c: Cluster, link: int, message: Hello) -> None:
             c, old, agent_removal(old_id), TaskState.GONE, Reason.AGENT_REMOVED,
             "a new agent registered at the same address", "registered",
         )  # fmt: skip
-    agent_id = AgentId(f"{c.master.master_id}-S{c.number('agent')}")
+    agent_id = _new_id(c)
     joining = c.joining[link] = Joining(link, message, agent_id, known=True)
     info = agents.info_bytes(message.info, agent_id)
 
@@ -155,6 +155,15 @@ def _admit(c: Cluster, link: int, message: Hello) -> None:
             _welcome(c, joining, agent_id)
 
     c.store([agent_record(agent_id, AgentStanding.ADMITTED, info)], admitted)
+
+
+def _new_id(c: Cluster) -> AgentId:
+    """An id that is free; an agent may have come with one that looks like ours."""
+    tables = (c.agents, c.recovered_agents, c.unreachable_agents, c.gone_agents)
+    while True:
+        agent_id = AgentId(f"{c.master.master_id}-S{c.number('agent')}")
+        if not any(agent_id in table for table in tables):
+            return agent_id
 
 
 def _welcome(c: Cluster, joining: Joining, agent_id: AgentId) -> None:

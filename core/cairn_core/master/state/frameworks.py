@@ -64,7 +64,7 @@ def _subscribe(
     suppressed = check_suppressed(call.suppressed_roles, roles)
     constraints = _constraints(call.offer_constraints, roles)
     if info.id is None or not info.id.value:
-        framework_id = FrameworkId(f"{c.master.master_id}-{c.number('framework'):04}")
+        framework_id = _new_id(c)
         known = None
     else:
         framework_id = FrameworkId(info.id.value)
@@ -99,6 +99,14 @@ def _subscribe(
     c.streams[stream_id] = framework_id
     c.emit(FrameworkChanged(framework, Change.UPDATED if known else Change.ADDED))
     return framework
+
+
+def _new_id(c: Cluster) -> FrameworkId:
+    """An id that is free; a framework may have come with one that looks like ours."""
+    while True:
+        framework_id = FrameworkId(f"{c.master.master_id}-{c.number('framework'):04}")
+        if framework_id not in c.frameworks and framework_id not in c.completed_frameworks:
+            return framework_id
 
 
 def _fail_over(c: Cluster, framework: FrameworkRecord) -> None:

@@ -250,13 +250,6 @@ class SimMaster:
             if not result.more:
                 return
 
-    def ask(self, fact: Callable[[MasterCore, int], list[Effect]]) -> int:
-        """Give an operator's request to the rules; its answer appears in `replies`."""
-        assert self.core is not None
-        self._numbers += 1
-        self.do(fact(self.core, self._numbers))
-        return self._numbers
-
 
 def _bound(deliver: Callable[..., None], message: object) -> Callable[[], None]:
     return lambda: deliver(message)
