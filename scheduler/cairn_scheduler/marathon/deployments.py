@@ -7,6 +7,7 @@ nothing has begun.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cairn_scheduler.marathon.groups import RootGroup, group_json
 from cairn_scheduler.marathon.planner import Action, Plan, Step
 
 
@@ -20,13 +21,20 @@ def step_json(step: Step) -> dict[str, Any]:
     return {"actions": [action_json(action) for action in step]}
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """A plan inside an event: the light form, without the root groups."""
-    return {
+def plan_json(plan: Plan, roots: tuple[RootGroup, RootGroup] | None = None) -> dict[str, Any]:
+    """A plan inside an event.
+
+    roots: the root group before and after, for the heavy form (`plan-format=heavy`), which some
+    clients insist on; its size is that of the whole state. Without them the light form.
+    """
+    body: dict[str, Any] = {
         "id": plan.id,
         "version": plan.version,
         "steps": [step_json(step) for step in plan.steps],
     }
+    if roots is not None:
+        body |= {"original": group_json(roots[0]), "target": group_json(roots[1])}
+    return body
 
 
 def deployment_json(

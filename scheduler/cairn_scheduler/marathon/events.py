@@ -2,7 +2,7 @@
 
 A frame is `event: <type>`, `data: <one line of JSON>` and an empty line, each ended by CRLF: some
 consumers split on CRLF alone. A bare CRLF is the heartbeat. Source: the released Marathon's events
-and their JSON; `deployment_*` carry the light plan.
+and their JSON. Plans are light unless a subscriber asked for heavy ones.
 """
 
 from typing import Any, ClassVar

@@ -181,14 +181,19 @@ def read_group(raw: Any) -> GroupUpdate:
 MakeApp = Callable[[RootGroup, AppInput, str, App | None], App]
 
 
+def defaults_at(root: RootGroup, path: str, defaults: Defaults) -> Defaults:
+    """The defaults for an app at a path: its group's role where that is enforced."""
+    role = root.enforced_role(path)
+    return defaults if role is None else replace(defaults, role=role)
+
+
 def app_maker(defaults: Defaults) -> MakeApp:
     """Apps of a group's body: complete definitions, with the group's role where it is enforced."""
 
     def make(root: RootGroup, given: AppInput, group_id: str, before: App | None) -> App:
         update = canonical_update(given, defaults.bridge_name)
         app_id = paths.canonical(update.id or "", group_id)
-        role = root.enforced_role(app_id) or defaults.role
-        own = replace(defaults, role=role)
+        own = defaults_at(root, app_id, defaults)
         if before is not None:
             return replaced(before, update, own, group_id)
         return complete(update, app_id, own, group_id)

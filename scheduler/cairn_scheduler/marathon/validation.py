@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from cairn_scheduler.marathon import paths
-from cairn_scheduler.marathon.app import App, SecretRef
+from cairn_scheduler.marathon.app import App, SecretRef, encode
 from cairn_scheduler.marathon.checks import HealthCheck
 from cairn_scheduler.marathon.constraints import constraint_faults
 from cairn_scheduler.marathon.container import BRIDGE, CONTAINER, HOST, Network, Volume
@@ -26,6 +26,8 @@ __all__ = [
     "Rules", "identifier_faults", "require_valid", "role_faults", "validate", "validate_change",
 ]  # fmt: skip
 
+#: Largest definition as JSON: it is one record of the log, with room for what is around it.
+MAX_BYTES = 480_000
 #: Most instances of one app: far above what a cluster holds, below what would exhaust us.
 MAX_INSTANCES = 1_000_000
 RESIDENT_CHANGE = (
@@ -117,6 +119,8 @@ def _command(app: App, faults: Faults) -> None:
 
 
 def _amounts(app: App, faults: Faults) -> None:
+    size = len(encode(app))
+    faults.unless(size <= MAX_BYTES, "/", f"has {size} bytes as JSON, expected {MAX_BYTES} or less")
     limit = 1 << 40
     for name in ("cpus", "mem", "disk", "gpus"):
         faults.unless(

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from cairn_scheduler.marathon import legacy_app, normalize, planner, versions
 from cairn_scheduler.marathon.app import App, scaled
 from cairn_scheduler.marathon.dependencies import layers, require_acyclic
-from cairn_scheduler.marathon.deployments import deployment_json, dry_run_json
+from cairn_scheduler.marathon.deployments import deployment_json, dry_run_json, plan_json
 from cairn_scheduler.marathon.errors import (
     Conflict,
     IllegalArgument,
@@ -350,6 +350,12 @@ def test_deployment_json() -> None:
     }
     assert deployment_json(made, None)["currentStep"] == 0
     assert dry_run_json(made) == {"steps": shown["steps"]}
+    light = {"id": "p", "version": V2, "steps": shown["steps"]}
+    assert plan_json(made) == light
+    heavy = plan_json(made, (RootGroup(V1), root(app("/a"))))
+    assert {k: heavy[k] for k in light} == light
+    assert [a["id"] for a in heavy["target"]["apps"]] == ["/a"]
+    assert heavy["original"]["apps"] == []
 
 
 def test_reversal_undoes_one_deployment_and_keeps_what_others_did() -> None:
