@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from cairn_core.agent.config import flags_of
 from cairn_core.agent.http_legacy import AgentContext, Legacy, Usage
 from cairn_core.agent.records import ExecutorRecord, FrameworkRecord, TaskRecord
+from cairn_core.kit import operator_files
 from cairn_core.kit.http_server import Answer, Handler, Options, Refused, Request, Response, Router
 from cairn_core.mesos import codec
 from cairn_core.mesos import operator_api as api
@@ -83,6 +84,8 @@ class Operator:
                 return api.Response(type=kind, get_frameworks=self._frameworks())
             case "GET_CONTAINERS":
                 return api.Response(type=kind, get_containers=await self._containers())
+            case "LIST_FILES" | "READ_FILE":
+                return await operator_files.answer(agent.paths, call)
             case "GET_OPERATIONS":
                 return api.Response(type=kind, get_operations=api.GetOperations())
             case "GET_RESOURCE_PROVIDERS":

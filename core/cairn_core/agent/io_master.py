@@ -43,7 +43,6 @@ class MasterLink:
         rng: Random,
         min_backoff_s: float = 1.0,
     ) -> None:
-        self.registered_at: float | None = None
         self._hello = hello
         self._feed = feed
         self._loop = asyncio.get_running_loop()
