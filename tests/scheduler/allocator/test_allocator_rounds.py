@@ -1,9 +1,8 @@
 """What frameworks are offered, told as short stories."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 
-import msgspec
 import pytest
 
 from cairn_core.extensions import (
@@ -17,8 +16,6 @@ from cairn_core.extensions import (
     WhyNot,
 )
 from cairn_core.mesos import types
-from cairn_core.mesos.scheduler_api import OfferConstraints
-from cairn_core.offer_constraints import RoleConstraint, compile_constraints
 from cairn_core.resources import Resources, read_attributes
 from cairn_scheduler.allocator import HierarchicalDrf
 
@@ -457,10 +454,26 @@ def test_revocable_resources_are_for_those_who_say_so() -> None:
     assert [o.resources for o in rounds(allocator)] == [spare]
 
 
-def constraints(**predicate: object) -> Mapping[str, RoleConstraint]:
-    """One constraint on the attribute `rack`, or on the host name."""
-    wire = {"role_constraints": {"*": {"groups": [{"attribute_constraints": [predicate]}]}}}
-    return compile_constraints(msgspec.convert(wire, OfferConstraints))
+@dataclass(frozen=True)
+class OnRack:
+    """Wants agents whose attribute `rack` has a value."""
+
+    rack: str
+    per_host: bool = False
+
+    def allows(self, agent: AllocAgent) -> bool:
+        return any(a.text is not None and a.text.value == self.rack for a in agent.attributes)
+
+
+@dataclass(frozen=True)
+class OnHosts:
+    """Wants agents by host name."""
+
+    hosts: frozenset[str]
+    per_host: bool = True
+
+    def allows(self, agent: AllocAgent) -> bool:
+        return agent.hostname in self.hosts
 
 
 def test_offer_constraints_decide_which_agents_are_offered() -> None:
@@ -474,17 +487,12 @@ def test_offer_constraints_decide_which_agents_are_offered() -> None:
             attributes=read_attributes(f"rack:r{n % 2}"),
         )
         allocator.add_agent(agent, {})
-    rack = constraints(
-        selector={"attribute_name": "rack"}, predicate={"text_equals": {"value": "r1"}}
-    )
+    rack = {"*": OnRack("r1")}
     info = AllocFramework(F1, frozenset({"*"}), offer_constraints=rack)
     allocator.add_framework(info, {}, active=True)
     assert {o.agent_id for o in rounds(allocator)} == {"s1", "s3"}
     assert allocator.explain(F1, "*").counts == {WhyNot.NOTHING_FREE: 2, WhyNot.CONSTRAINT: 2}
-    host = constraints(
-        selector={"pseudoattribute_type": "HOSTNAME"},
-        predicate={"text_matches": {"regex": "h[03]"}},
-    )
+    host = {"*": OnHosts(frozenset({"h0", "h3"}))}
     changed = AllocFramework(F1, frozenset({"*"}), offer_constraints=host)
     allocator.update_framework(changed)
     assert {o.agent_id for o in rounds(allocator)} == {"s0"}
