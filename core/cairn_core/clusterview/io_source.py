@@ -8,6 +8,7 @@ starts while no master answers serves what was true last; its age tells how old 
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,6 +91,9 @@ class ClusterSource:
         self._poll = StatePoller(urls, self._on_rows, period_s=period_s, timeout_s=timeout_s)
         self._true_at = 0.0
         self._dirty = asyncio.Event()
+        #: Version of the snapshot that is on disk.
+        self._saved = 0
+        self._saving = threading.Lock()
 
     def age_s(self) -> float:
         """Seconds since the view was known to be true; infinite when it never was."""
@@ -109,6 +113,7 @@ class ClusterSource:
             return False
         rows, self._true_at = kept
         changes = self.view.replace(rows)
+        self._saved = self.view.snapshot.version
         log.info("kept state shown rows=%d age=%.0f s", len(rows), time.time() - self._true_at)
         if changes is not None:
             self._changed(changes)
@@ -130,7 +135,8 @@ class ClusterSource:
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-            self._save()
+            if self.in_step:
+                self._save(time.time() - self.age_s(), again=True)
 
     def _on_delta(self, delta: Delta) -> None:
         if self.in_step:
@@ -165,14 +171,20 @@ class ClusterSource:
     async def _keep_up(self) -> None:
         while True:
             await self._dirty.wait()
+            self._dirty.clear()
             await asyncio.sleep(KEEP_EVERY_S)
-            self._save()
+            # Encoding a large cluster and waiting for the disk would stop the event loop.
+            await asyncio.to_thread(self._save, time.time() - self.age_s())
 
-    def _save(self) -> None:
-        if self._keep is None or not self._dirty.is_set():
-            return
-        self._dirty.clear()
-        try:
-            save(self._keep, self.view.snapshot, wall=time.time())
-        except OSError as error:
-            log.error("state not kept file=%s reason=%s", self._keep, error)
+    def _save(self, wall: float, *, again: bool = False) -> None:
+        """Write the file; `again` also when nothing but the time has changed."""
+        # At the end the thread of `_keep_up` may still be writing.
+        with self._saving:
+            snapshot = self.view.snapshot
+            if self._keep is None or (self._saved == snapshot.version and not again):
+                return
+            try:
+                save(self._keep, snapshot, wall=wall)
+                self._saved = snapshot.version
+            except OSError as error:
+                log.error("state not kept file=%s reason=%s", self._keep, error)
