@@ -112,27 +112,7 @@ class Resources:
             return self
         if not self.contains(other):
             raise ResourceError("resources", other, f"is not contained in {self}")
-        scalars = dict(self._scalars)
-        for kind, amount in other._scalars.items():
-            if left := scalars[kind] - amount:
-                scalars[kind] = left
-            else:
-                del scalars[kind]
-        ranges = self._ranges
-        if other._ranges:
-            ranges = {
-                kind: rest
-                for kind, have in ranges.items()
-                if (rest := spans.difference(have, other._ranges.get(kind, spans.EMPTY)))
-            }
-        sets = self._sets
-        if other._sets:
-            sets = {
-                kind: words
-                for kind, items in sets.items()
-                if (words := items - other._sets.get(kind, frozenset()))
-            }
-        return Resources(scalars, ranges, sets)
+        return self.minus_common(other)
 
     def contains(self, other: "Resources") -> bool:
         """Whether `other` could be taken out of `self`."""
@@ -153,16 +133,20 @@ class Resources:
             for kind, amount in self._scalars.items()
             if (left := amount - other._scalars.get(kind, 0)) > 0
         }
-        ranges = {
-            kind: rest
-            for kind, have in self._ranges.items()
-            if (rest := spans.difference(have, other._ranges.get(kind, spans.EMPTY)))
-        }
-        sets = {
-            kind: words
-            for kind, items in self._sets.items()
-            if (words := items - other._sets.get(kind, frozenset()))
-        }
+        ranges = self._ranges
+        if other._ranges:
+            ranges = {
+                kind: rest
+                for kind, have in ranges.items()
+                if (rest := spans.difference(have, other._ranges.get(kind, spans.EMPTY)))
+            }
+        sets = self._sets
+        if other._sets:
+            sets = {
+                kind: words
+                for kind, items in sets.items()
+                if (words := items - other._sets.get(kind, frozenset()))
+            }
         return Resources(scalars, ranges, sets)
 
     def __eq__(self, other: object) -> bool:

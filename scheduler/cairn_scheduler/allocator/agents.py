@@ -110,7 +110,7 @@ class Agent:
         """What is free after this much of it was taken."""
         if taken is self.free and self.plain:
             return EMPTY
-        return self.free - (taken if self.plain else taken.non_shared())
+        return self.free.minus_common(taken if self.plain else taken.non_shared())
 
     def after_return(self, back: Resources) -> Resources:
         """What is free after this came back; `held` must be up to date."""

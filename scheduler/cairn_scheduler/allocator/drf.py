@@ -357,9 +357,9 @@ class HierarchicalDrf(Facts):
             return WhyNot.TOO_SMALL
         offer = usable
         if stage == _GUARANTEES:
-            offer = self._guaranteed(usable, slot)
+            offer = self._guaranteed(agent, usable, slot)
         elif self._quotas:
-            offer = self._fair(usable, slot)
+            offer = self._fair(agent, usable, slot)
         if offer is not usable and not (offer and meets(offer.quantities(), slot.minimum)):
             return self._quota_reason(usable, slot)
         refusals = agent.refusals
@@ -374,7 +374,7 @@ class HierarchicalDrf(Facts):
         room = {name: min(n, left.get(name, n)) for name, n in usable.quantities().items()}
         return WhyNot.HEADROOM if meets(room, slot.minimum) else WhyNot.QUOTA_LIMIT
 
-    def _guaranteed(self, usable: Resources, slot: Slot) -> Resources:
+    def _guaranteed(self, agent: Agent, usable: Resources, slot: Slot) -> Resources:
         """First stage: what the guarantee lacks, and what comes along with it."""
         quota = self._quotas.exactly(slot.role)
         if quota is None:
@@ -385,12 +385,12 @@ class HierarchicalDrf(Facts):
             return EMPTY
         got = part.quantities()
         left = {name: room - got.get(name, 0) for name, room in quota.left().items()}
-        extra = shrink(pool - part, left, self._rng, absent=None)
+        extra = shrink(pool.minus_common(part), left, self._rng, absent=None)
         if self._quotas.required:
             extra = shrink(extra, self._surplus(), self._rng, absent=0)
-        return part + extra + (usable - pool)
+        return part + extra + self._ungoverned(agent, usable, pool)
 
-    def _fair(self, usable: Resources, slot: Slot) -> Resources:
+    def _fair(self, agent: Agent, usable: Resources, slot: Slot) -> Resources:
         """Second stage: what limits and the headroom of others leave."""
         quota = self._quotas.of(slot.role)
         if not self._quotas.required and (quota is None or not quota.limits):
@@ -400,7 +400,12 @@ class HierarchicalDrf(Facts):
             kept = shrink(kept, quota.left(), self._rng, absent=None)
         if self._quotas.required:
             kept = shrink(kept, self._surplus(), self._rng, absent=0)
-        return usable if kept == pool else kept + (usable - pool)
+        return usable if kept is pool else kept + self._ungoverned(agent, usable, pool)
+
+    @staticmethod
+    def _ungoverned(agent: Agent, usable: Resources, pool: Resources) -> Resources:
+        """What quota has no say in: ports and sets, what is reserved, what is revocable."""
+        return usable.non_scalars() if agent.plain else usable.minus_common(pool)
 
     # Telling
 
