@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ class Agent:
         self.statuses: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.task: dict[str, Any] | None = None
         self.stream: asyncio.StreamWriter | None = None
+        self.writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         body = await reader.readexactly(int(head.partition("content-length:")[2].split()[0]))
         call = msgspec.json.decode(body)
@@ -68,8 +71,10 @@ async def agent(site: Site) -> AsyncIterator[Agent]:
     os.chmod(path, 0o666)
     yield found
     server.close()
-    if found.stream is not None:
-        found.stream.close()
+    for writer in found.writers:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 def executor(site: Site, agent: Agent, command: str, **more: Any) -> ContainerConfig:

@@ -7,7 +7,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class FakeAgent:
         self.refuse = 0  # this many subscriptions are answered with 503
         self.processes: list[asyncio.subprocess.Process] = []
         self._streams: list[asyncio.StreamWriter] = []
+        self._writers: list[asyncio.StreamWriter] = []  # of all connections
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -39,13 +40,21 @@ class FakeAgent:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
-        for stream in self._streams:
-            stream.close()
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            with suppress(OSError):
+                await writer.wait_closed()
         self._streams.clear()
+        self._writers.clear()
         Path(self.path).unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        self._writers.append(writer)
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        except asyncio.IncompleteReadError:  # an executor that was killed while it connected
+            return
         self.heads.append(head)
         length = int(head.lower().partition("content-length:")[2].split()[0])
         call = json.loads(await reader.readexactly(length))
@@ -130,11 +139,11 @@ async def fake_agent(directory: Path) -> AsyncIterator[FakeAgent]:
     try:
         yield agent
     finally:
-        await agent.stop()
         for process in agent.processes:
             if process.returncode is None:
                 os.kill(process.pid, signal.SIGKILL)
             await process.wait()
+        await agent.stop()
 
 
 @pytest.fixture
