@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -32,9 +33,15 @@ async def containers() -> FakeContainers:
 def start_agent(tmp_path: Path, master: FakeAgentMaster, containers: FakeContainers) -> StartAgent:
     """Start an agent; leaving the block is its sudden end, and its containers live on."""
 
+    seeds = itertools.count()
+
     @contextlib.asynccontextmanager
     async def start(
-        *, boot_id: str = "boot-1", ready: bool = True, **settings: Any
+        *,
+        boot_id: str = "boot-1",
+        ready: bool = True,
+        raises: type[Exception] | None = None,
+        **settings: Any,
     ) -> AsyncIterator[Agent]:
         chosen: dict[str, Any] = {
             "master": f"127.0.0.1:{master.port}",
@@ -54,7 +61,7 @@ def start_agent(tmp_path: Path, master: FakeAgentMaster, containers: FakeContain
             traces=containers.traces,
             ip="127.0.0.1",
             machine=Machine(4, 8 << 30, 100 << 30),
-            rng=Random(1),
+            rng=Random(next(seeds)),
             boot_id=boot_id,
         )
         stop = asyncio.Event()
@@ -69,7 +76,12 @@ def start_agent(tmp_path: Path, master: FakeAgentMaster, containers: FakeContain
             yield agent
         finally:
             stop.set()
-            with contextlib.suppress(Exception):
-                await running
+            await asyncio.wait({running})
+        if raises is None:
+            running.result()
+            return
+        with pytest.raises(ExceptionGroup) as raised:
+            running.result()
+        assert raised.group_contains(raises)
 
     return start
