@@ -14,6 +14,8 @@ import logging
 import socket
 import time
 import uuid
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,8 +26,9 @@ import msgspec
 
 from cairn_core.errors import LocalError
 from cairn_core.extensions import ALLOCATORS, Allocator, AllocatorSettings
+from cairn_core.kit import operator_files
 from cairn_core.kit.config import fields
-from cairn_core.kit.daemon import Daemon, inherited_sockets
+from cairn_core.kit.daemon import Daemon, Service, inherited_sockets
 from cairn_core.kit.feed import FeedPublisher
 from cairn_core.kit.http_files import VirtualPaths, add_file_routes
 from cairn_core.kit.http_server import Answer, Handler, HttpServer, Options, Request, Router
@@ -57,13 +60,27 @@ CAPABILITIES = ("AGENT_UPDATE", "QUOTA_V2")
 
 async def build(config: MasterConfig) -> Daemon[MasterConfig]:
     """Make the objects of a master and list its services."""
-    secrets = read_credentials(config.credentials) if config.authenticates else {}
     inherited = [sock for sockets in inherited_sockets().values() for sock in sockets]
+    listeners: list[Listener] = list(inherited) or [(config.ip or "0.0.0.0", config.port)]
+    return Daemon(services=(await assemble(config, listeners)).services)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A master that is put together and not started yet."""
+
+    master: Master
+    http: HttpServer
+    services: list[Service]
+
+
+async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
+    """Make the objects; raises CairnError, with one line, where that cannot be."""
+    secrets = read_credentials(config.credentials) if config.authenticates else {}
     info = master_info(config)
     settings = rules_settings(config, secrets)
     allocator = load_allocator(config, info)
-    wall = time.time()
-    core = MasterCore(MasterRecord(info, wall, 0.0), allocator, settings)
+    core = MasterCore(MasterRecord(info, time.time(), 0.0), allocator, settings)
     master = Master(
         core,
         shown_flags(config),
@@ -71,8 +88,8 @@ async def build(config: MasterConfig) -> Daemon[MasterConfig]:
         secrets=secrets if config.frameworks_authenticate else None,
         link_idle_s=max(60.0, settings.ping_timeout_s),
     )
+    server = _Server(master, listeners)
     registry_log = await SqliteLog.start(Path(config.work_dir))
-    server = _Server(config, master, inherited)
 
     async def lead(stop: asyncio.Event) -> None:
         try:
@@ -81,26 +98,18 @@ async def build(config: MasterConfig) -> Daemon[MasterConfig]:
             master.stop()
             await registry_log.close()
 
-    return Daemon(
-        services=[
-            *server.services,
-            lead,
-            master.allocate,
-            master.schedulers.heartbeats,
-        ]
-    )
+    services = [*server.services, lead, master.allocate, master.schedulers.heartbeats]
+    return Assembly(master, server.http, services)
 
 
 class _Server:
     """Routes, and the services behind them."""
 
-    def __init__(
-        self, config: MasterConfig, master: Master, inherited: list[socket.socket]
-    ) -> None:
+    def __init__(self, master: Master, listeners: list[Listener]) -> None:
         router: Router[Handler] = Router(twins=("/master",))
         files = VirtualPaths()
         reader = http_legacy.mount(router, master)
-        streams = http_operator.mount(router, master, reader)
+        streams = http_operator.mount(router, master, reader, partial(operator_files.answer, files))
         add_file_routes(router, files)
         master.schedulers.mount(router)
         master.agents.mount(router, master)
@@ -124,8 +133,7 @@ class _Server:
         )
         self.http = HttpServer(router)
         metrics.watch_http(self.http.stats)
-        listeners: list[Listener] = list(inherited) or [(config.ip or "0.0.0.0", config.port)]
-        self.services = [
+        self.services: list[Service] = [
             self.http.service(*listeners),
             feed.run,
             reader.watch,
