@@ -1,8 +1,8 @@
 """Marathon: keeps long-running services alive. Start reading at `daemon`; rules in `core`.
 
 What clients write: `legacy_app` reads it (`json_input`), `normalize` completes it, `validation`
-judges it; the result is an `app`. Everything that shall run: `groups`, stamped by `versions`,
-ordered by `dependencies`, changed by plans (`planner`, `deployments`) that `execution` carries out
+judges it; the result is an `app`. Everything that shall run: `groups`; `change` turns a changed one
+into a plan (`versions`, `dependencies`, `planner`, `deployments`), which `execution` carries out
 with `rollout` and `scaling`. What runs: `instances` (`conditions`, `instance_ids`). Where it runs:
 `matcher` with `constraints` and `ports`, then `task_builder` with `task_checks`; `backoff` and
 `queue` while it waits. What is shown: `task_json`, `events`, `labels` (selectors), `errors`.

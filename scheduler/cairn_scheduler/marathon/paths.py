@@ -13,7 +13,7 @@ SEGMENT = re.compile(
     r"|^(\.|\.\.)$"
 )
 #: Last segments that collide with sub-resources of the API.
-RESERVED = ("restart", "tasks", "versions")
+RESERVED = ("restart", "tasks", "versions", ".", "..")
 #: Longest id that we take, so that nothing derived from it (task ids, file names) grows too long.
 MAX_LENGTH = 512
 

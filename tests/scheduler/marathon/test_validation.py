@@ -66,7 +66,8 @@ PORT = (
         (
             {"id": "/a/tasks"},
             "/id",
-            "must not end with any of the following reserved keywords: restart, tasks, versions",
+            "must not end with any of the following reserved keywords: restart, tasks, versions, "
+            "., ..",
         ),
         ({"portDefinitions": []} | {"healthChecks": [{}]}, "/healthChecks(0)", PORT),
         ({"healthChecks": [{"portIndex": 1}]}, "/healthChecks(0)", PORT),
