@@ -11,8 +11,9 @@ import asyncio
 import sys
 from collections import deque
 
+from cairn_core.errors import Unavailable
 from cairn_core.framework.io_client import Disconnected, FrameworkEnded, Notice, SchedulerClient
-from cairn_core.mesos.scheduler_api import Launch, Offer, Operation
+from cairn_core.mesos.scheduler_api import Launch, Offer, Operation, Reconcile, ReconcileTask
 from cairn_core.mesos.types import (
     CommandInfo,
     FrameworkInfo,
@@ -45,12 +46,22 @@ class Batch:
     async def handle(self, notice: Notice) -> None:
         """React to one event of the master."""
         if isinstance(notice, Disconnected):
-            return  # offers are void; updates that were not acknowledged come again
-        if notice.offers is not None:
-            for offer in notice.offers.offers:
-                await self.use(offer)
-        if notice.update is not None:
-            await self.note(notice.update.status)
+            return
+        try:
+            if notice.subscribed is not None and self.running:
+                # what we sent before may have been lost: unknown tasks are answered as lost
+                asked = tuple(ReconcileTask(TaskID(name)) for name in self.running)
+                await self.client.reconcile(Reconcile(asked))
+            if notice.offers is not None:
+                for offer in notice.offers.offers:
+                    await self.use(offer)
+            if notice.update is not None:
+                await self.note(notice.update.status)
+            if not self.waiting and not self.running:
+                await self.client.teardown()
+                self.done.set()
+        except Unavailable:
+            pass  # the master is gone; after the next SUBSCRIBED its events come again
 
     async def use(self, offer: Offer) -> None:
         """Start as many tasks as the offer has room for."""
@@ -87,9 +98,6 @@ class Batch:
             self.finished += status.state == TaskState.FINISHED
             self.failed += status.state not in (TaskState.FINISHED, TaskState.LOST)
         await self.client.acknowledge(status)
-        if not self.waiting and not self.running:
-            await self.client.teardown()
-            self.done.set()
 
 
 async def main() -> int:

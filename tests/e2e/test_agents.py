@@ -27,7 +27,7 @@ class Batch:
     def ended(self, timeout_s: float = 120.0) -> list[str]:
         """Lines that say how each task ended, sorted, and the sum as the last one."""
         output, complaints = self._process.communicate(timeout=timeout_s)
-        assert output, complaints
+        assert "Traceback" not in complaints, complaints
         *tasks, total = output.splitlines()
         return [*sorted(tasks), total]
 
