@@ -28,9 +28,7 @@ from cairn_core.agent import (
     io_checkpoint,
     io_containers,
     io_machine,
-    io_sandbox,
-    reconfiguration,
-    recovery,
+    io_recovery,
 )
 from cairn_core.agent.config import (
     AgentConfig,
@@ -43,13 +41,10 @@ from cairn_core.agent.config import (
     read_resources,
     work_path,
 )
-from cairn_core.agent.containerizer.errors import ContainerizerError, UnknownContainer
 from cairn_core.agent.effects import (
     CloseExecutor,
-    ContainerLaunched,
     ContainerMissing,
     ContainerRecovered,
-    ContainerTerminated,
     DestroyContainer,
     Discard,
     Disconnect,
@@ -58,16 +53,13 @@ from cairn_core.agent.effects import (
     LaunchContainer,
     Persist,
     PersistFailed,
-    Put,
     Rebooted,
-    Remove,
     Settings,
     Stop,
     Tick,
     ToExecutor,
     ToMaster,
     UpdateContainer,
-    Write,
 )
 from cairn_core.agent.garbage import Garbage
 from cairn_core.agent.http_executor import ExecutorFront
@@ -76,9 +68,11 @@ from cairn_core.agent.http_operator import Operator
 from cairn_core.agent.io_containers import Containers
 from cairn_core.agent.io_garbage import Collector
 from cairn_core.agent.io_master import MasterLink
+from cairn_core.agent.io_recovery import AgentStopped
+from cairn_core.agent.io_running import Runner
 from cairn_core.agent.records import ExecutorRecord
 from cairn_core.agent.state import AgentState
-from cairn_core.errors import CairnError, LocalError, shorten
+from cairn_core.errors import LocalError, shorten
 from cairn_core.kit.daemon import Daemon, inherited_sockets, work_dir_lock
 from cairn_core.kit.http_files import VirtualPaths
 from cairn_core.kit.http_server import Handler, HttpServer, Listener, Router
@@ -86,11 +80,6 @@ from cairn_core.mesos import agent_api
 from cairn_core.mesos.types import (
     AgentID,
     AgentInfo,
-    ContainerID,
-    ContainerStatus,
-    IPAddress,
-    NetworkInfo,
-    Reason,
 )
 
 log = logging.getLogger(__name__)
@@ -98,10 +87,6 @@ log = logging.getLogger(__name__)
 #: Path length that fits a Unix socket's address.
 MAX_SOCKET_PATH = 107
 CAPABILITIES = ("MULTI_ROLE", "HIERARCHICAL_ROLE", "RESERVATION_REFINEMENT")
-
-
-class AgentStopped(LocalError):
-    """The agent ends by itself: told by the master, or after a clean-up."""
 
 
 class Agent:
@@ -158,14 +143,15 @@ class Agent:
         self.port = config.port
         self.recovery_errors = 0
         self.recovery_time_s = 0.0
-        self.launch_errors = 0
-        disk_lock = asyncio.Lock()
-        self._disk_lock = disk_lock
+        self._disk_lock = asyncio.Lock()
+        self.runner = Runner(
+            containers, feed=self.feed, defer=self._defer, disk_lock=self._disk_lock, ip=ip
+        )
         self.collector = Collector(
             self.work_dir,
             Garbage(config.gc_delay, config.gc_disk_headroom),
             interval_s=config.disk_watch_interval,
-            disk_lock=disk_lock,
+            disk_lock=self._disk_lock,
             in_use=self._in_use,
             removed=self._hide,
         )
@@ -174,8 +160,6 @@ class Agent:
         self._queue: list[Effect | Callable[[], None]] = []
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
-        self._launching: set[str] = set()
-        self._doomed: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -216,6 +200,11 @@ class Agent:
             return "recovering"
         return None if self.state.master.registered else "not registered with a master"
 
+    @property
+    def launch_errors(self) -> int:
+        """Containers that could not be started."""
+        return self.runner.launch_errors
+
     # ---- facts and effects ------------------------------------------------------------------
 
     def feed(self, fact: Fact) -> None:
@@ -224,6 +213,11 @@ class Agent:
         self._queue += effects
         self._work.set()
         self._timer.set()
+
+    def _defer(self, action: Callable[[], None]) -> None:
+        """Do something once all effects that were decided so far are carried out."""
+        self._queue.append(action)
+        self._work.set()
 
     async def _act(self) -> None:
         """Carry out effects for ever."""
@@ -258,12 +252,11 @@ class Agent:
         match effect:
             case LaunchContainer():
                 self._show(self.state.containers[effect.container_id])
-                self._launching.add(effect.container_id)
-                self._spawn(self._launch(effect))
+                self._spawn(self.runner.launch(effect))
             case UpdateContainer():
-                self._spawn(self._update(effect))
+                self._spawn(self.runner.update(effect))
             case DestroyContainer():
-                self._spawn(self._destroy(effect.container_id))
+                self._spawn(self.runner.destroy(effect.container_id))
             case ToExecutor():
                 self.front.send(
                     effect.framework_id, effect.executor_id, effect.stream, effect.event
@@ -294,146 +287,43 @@ class Agent:
         assert self._group is not None
         self._group.create_task(work)
 
-    # ---- containers -------------------------------------------------------------------------
-
-    async def _launch(self, launch: LaunchContainer) -> None:
-        container_id, config = launch.container_id, launch.config
-        try:
-            async with self._disk_lock:
-                await asyncio.to_thread(io_sandbox.create, Path(config.sandbox), config.user)
-        except (OSError, ValueError) as error:
-            self._launching.discard(container_id)
-            self._failed(container_id, f"cannot make the sandbox: {error}")
-            return
-        if container_id in self._doomed:
-            self._doomed.discard(container_id)
-            self._launching.discard(container_id)
-            self.feed(ContainerTerminated(container_id))
-            return
-        launching = asyncio.ensure_future(self.containers.launch(container_id, config))
-        self._launching.discard(container_id)
-        try:
-            await launching
-        except UnknownContainer as error:
-            self._failed(container_id, error.message)
-            return
-        except ContainerizerError as error:
-            self.launch_errors += 1
-            log.warning("container not launched id=%s reason=%s", container_id, error.message)
-        else:
-            self.feed(ContainerLaunched(container_id, await self._status(container_id)))
-        await self._watch(container_id)
-
-    def _failed(self, container_id: str, message: str) -> None:
-        self.launch_errors += 1
-        log.warning("container not launched id=%s reason=%s", container_id, message)
-        reason = Reason.CONTAINER_LAUNCH_FAILED
-        self.feed(ContainerTerminated(container_id, None, reason, message))
-
-    async def _watch(self, container_id: str) -> None:
-        """Wait for the end of a container and tell the rules."""
-        try:
-            end = await self.containers.wait(container_id)
-        except UnknownContainer:
-            self.feed(ContainerTerminated(container_id))
-            return
-        self.feed(ContainerTerminated(container_id, end.status, end.reason, end.message))
-        # only once what follows from it is on disk: the exit status is nowhere else
-        self._queue.append(lambda: self.containers.forget(container_id))
-        self._work.set()
-
-    async def _status(self, container_id: str) -> ContainerStatus | None:
-        """What is known of a container; without a network of its own it has the agent's address."""
-        try:
-            status = await self.containers.status(container_id)
-        except (CairnError, OSError):
-            return None
-        if not status.network_infos:
-            protocol = "IPv6" if ":" in self.ip else "IPv4"
-            own = NetworkInfo(ip_addresses=(IPAddress(protocol=protocol, ip_address=self.ip),))
-            status = replace(status, network_infos=(own,))
-        return replace(status, container_id=status.container_id or ContainerID(container_id))
-
-    async def _update(self, update: UpdateContainer) -> None:
-        try:
-            await self.containers.update(update.container_id, update.requests, update.limits)
-        except UnknownContainer:
-            pass  # it ended meanwhile
-        except (CairnError, OSError) as error:
-            log.error("container not resized id=%s reason=%s", update.container_id, error)
-
-    async def _destroy(self, container_id: str) -> None:
-        if container_id in self._launching:
-            self._doomed.add(container_id)
-            return
-        try:
-            await self.containers.destroy(container_id)
-        except UnknownContainer:
-            self.feed(ContainerTerminated(container_id))
-
     # ---- recovery ---------------------------------------------------------------------------
 
     async def _recover(self) -> None:
         began = time.monotonic()
-        files, latest = await asyncio.to_thread(self.store.read)
-        found = recovery.restore(self.state, files, latest, strict=self.config.strict)
-        self.recovery_errors = len(found.problems)
-        for problem in found.problems:
-            log.error("checkpoint left out path=%s reason=%s", problem.path, problem.problem)
-        rebooted = found.boot_id is not None and found.boot_id != self.boot_id
-        cleanup = self.config.recover == "cleanup"
-        writes: list[Write] = []
-        if found.registered_as is not None and not cleanup:
-            old = found.registered_as
-            if self.config.port == 0:  # any port will do, so none was promised
-                old = replace(old, port=self.info.port)
-            try:
-                changed = reconfiguration.check(old, self.info, self.config.reconfiguration_policy)
-                if changed:
-                    log.info("description changed agent=%s", self.state.agent_id)
-                    writes += checkpoint.put_agent(self.state.id, self.info)
-            except reconfiguration.Incompatible as error:
-                if not rebooted:
-                    raise
-                # nothing of it can be alive, so there is nothing to be compatible with
-                log.warning("registering as a new agent reason=%s", error)
-                writes.append(Remove(checkpoint.LATEST))
-                self.state.start_over()
-        writes.append(Put(checkpoint.BOOT_ID, self.boot_id.encode()))
-        if cleanup:
-            writes.append(Remove(checkpoint.LATEST))
-        traces = self._traces()
-        known: dict[str, None] = {}
-        if not rebooted and not cleanup:
-            known = {cid: None for cid in self.state.containers if cid in traces}
-        orphans = await self.containers.recover(known)
-        (failure,) = await asyncio.to_thread(self.store.apply, [writes])
-        if failure is not None:
-            raise LocalError(f"cannot write to {self.store.root}: {failure}")
-        if cleanup:
-            raise AgentStopped(f"cleaned up {len(orphans)} containers; start without --recover")
-        if rebooted:
+        found = await io_recovery.recover(
+            self.state,
+            self.store,
+            self.containers,
+            self.config,
+            info=self.info,
+            boot_id=self.boot_id,
+            traces=self._traces(),
+        )
+        self.recovery_errors = found.errors
+        for framework in (*self.state.frameworks.values(), *self.state.completed_frameworks):
+            for executor in (*framework.completed_executors, *framework.executors.values()):
+                self._show(executor)
+        if found.rebooted:
             self.feed(Rebooted())
         else:
-            await self._adopt(known)
+            await self._adopt(found.known)
         await self.collector.scan()
         self.recovery_time_s = time.monotonic() - began
         log.info(
             "recovered agent=%s executors=%d orphans=%d rebooted=%s seconds=%.3f",
-            self.state.agent_id, len(self.state.containers), len(orphans), rebooted,
+            self.state.agent_id, len(self.state.containers), found.orphans, found.rebooted,
             self.recovery_time_s,
         )  # fmt: skip
 
-    async def _adopt(self, known: dict[str, None]) -> None:
-        for framework in (*self.state.frameworks.values(), *self.state.completed_frameworks):
-            for executor in (*framework.completed_executors, *framework.executors.values()):
-                self._show(executor)
+    async def _adopt(self, known: frozenset[str]) -> None:
         for container_id in list(self.state.containers):
             if container_id not in known:
                 self.feed(ContainerMissing(container_id))
                 continue
-            self.feed(ContainerRecovered(container_id, await self._status(container_id)))
-            self._spawn(self._watch(container_id))
+            status = await self.runner.status(container_id)
+            self.feed(ContainerRecovered(container_id, status))
+            self._spawn(self.runner.watch(container_id))
 
     async def _late(self) -> None:
         """Say which executors have not come back soon after a restart. They are waited for."""

@@ -47,8 +47,12 @@ class AgentContext(Protocol):
     work_dir: Path
     recovery_errors: int
     recovery_time_s: float
-    launch_errors: int
     paths: VirtualPaths
+
+    @property
+    def launch_errors(self) -> int:
+        """Containers that could not be started."""
+        ...
 
     @property
     def is_ready(self) -> str | None:

@@ -9,10 +9,10 @@ import pytest
 from cairn_core.agent import io_sandbox
 from cairn_core.agent.config import AgentConfig, Machine, read_masters, read_resources, reserve
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination
-from cairn_core.agent.daemon import AgentStopped
 from cairn_core.agent.effects import Put
 from cairn_core.agent.garbage import Garbage
 from cairn_core.agent.io_checkpoint import Store
+from cairn_core.agent.io_recovery import AgentStopped
 from cairn_core.agent.reconfiguration import Incompatible, check
 from cairn_core.agent.recovery import CorruptCheckpoint
 from cairn_core.errors import LocalError
