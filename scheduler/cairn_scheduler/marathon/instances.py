@@ -225,13 +225,12 @@ def schedule(app: App, instance_id: str, *, wall: float) -> Change:
 
 
 def reschedule(instance: Instance, app: App, *, wall: float) -> Change:
-    """Let a scheduled or stopped instance wait for an offer as the app is now."""
+    """Let an instance without a task, scheduled or stopped, wait for an offer as the app is now."""
     after = replace(
-        instance,
+        _waiting(instance),
         version=app.version or "",
         config_version=app.config_version,
         goal=Goal.RUNNING,
-        condition=Condition.SCHEDULED,
         since=wall,
         role=instance.role if instance.volumes else app.role,
         unreachable=app.unreachable_strategy,
@@ -417,8 +416,20 @@ def _ended(
         case Goal.STOPPED:
             return Change(before, after, effects)
         case Goal.RUNNING:
-            again = replace(after, condition=Condition.SCHEDULED, healthy=None, active_since=None)
+            again = _waiting(after)
             return Change(before, again, (*effects, ConditionChanged(again, again.condition)))
+
+
+def _waiting(instance: Instance) -> Instance:
+    """As it waits for an offer: nowhere, unless its volumes bind it."""
+    return replace(
+        instance,
+        condition=Condition.SCHEDULED,
+        active_since=None,
+        agent=instance.agent if instance.volumes else None,
+        task=None,
+        healthy=None,
+    )
 
 
 def _changed(before: Instance, after: Instance, condition: Condition) -> Change:

@@ -108,6 +108,7 @@ def test_ended_task_is_scheduled_again_under_the_same_id(state: TaskState, delay
     change = instances.update(running(), status(state), wall=30.0)
     again = after(change)
     assert (again.id, again.condition, again.attempt) == (ID, Condition.SCHEDULED, 1)
+    assert (again.task, again.agent) == (None, None)
     assert (DelayLaunches in kinds(change)) is delayed
     assert TaskFailed in kinds(change)
     second = after(instances.provision(again, AGENT, (), wall=40.0))
@@ -139,7 +140,11 @@ def test_stopped_instance_stays_for_its_volumes() -> None:
     stopped = after(instances.set_goal(running(), Goal.STOPPED, wall=30.0))
     ended = after(instances.update(stopped, status(TaskState.KILLED), wall=31.0))
     assert (ended.goal, ended.condition) == (Goal.STOPPED, Condition.KILLED)
-    assert after(instances.reschedule(ended, APP, wall=32.0)).is_scheduled
+    again = after(instances.reschedule(ended, APP, wall=32.0))
+    assert again.is_scheduled
+    assert again.agent is None
+    bound = replace(ended, volumes=("a#data#1",))
+    assert after(instances.reschedule(bound, APP, wall=32.0)).agent == AGENT
 
 
 def test_task_of_an_earlier_attempt_is_killed_if_it_still_runs() -> None:
