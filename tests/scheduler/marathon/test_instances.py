@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cairn_core.mesos.types import (
@@ -316,3 +318,52 @@ def test_last_failure_is_shown() -> None:
         "version": APP.version,
         "slaveId": "S1",
     }
+
+
+FACTS = st.one_of(
+    st.tuples(st.just("status"), st.sampled_from(list(TaskState)), st.integers(0, 3)),
+    st.tuples(st.just("goal"), st.sampled_from(list(Goal)), st.just(0)),
+    st.tuples(st.just("provision"), st.none(), st.just(0)),
+    st.tuples(st.just("expire"), st.none(), st.integers(0, 1000)),
+    st.tuples(st.just("kill"), st.none(), st.just(0)),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(FACTS, max_size=25))
+def test_no_order_of_facts_leads_out_of_the_state_machine(
+    facts: list[tuple[str, Any, int]],
+) -> None:
+    now = after(instances.schedule(APP, ID, wall=0.0))
+    wall = 1.0
+    for kind, value, number in facts:
+        wall += 1 + number
+        match kind:
+            case "status":
+                said = TaskStatus(TaskID(f"{ID}._app.{number}"), value, timestamp=wall)
+                change = instances.update(now, said, wall=wall)
+            case "goal":
+                change = instances.set_goal(now, value, wall=wall)
+            case "provision" if now.is_scheduled:
+                change = instances.provision(now, AGENT, (31000,), wall=wall)
+            case "expire":
+                change = instances.expire(now, wall=wall)
+            case _:
+                change = instances.kill(now)
+        if change.after is None:
+            lost = (Condition.UNREACHABLE, Condition.UNREACHABLE_INACTIVE)
+            assert (
+                Goal.DECOMMISSIONED in (now.goal, value)
+                or (kind == "expire" and now.condition in lost)
+            )  # fmt: skip
+            return
+        if now.goal is Goal.DECOMMISSIONED:
+            assert change.after.goal is Goal.DECOMMISSIONED
+        assert change.after.attempt >= now.attempt
+        now = change.after
+        if now.condition.is_active:
+            assert now.task is not None
+            assert now.agent is not None
+        if now.condition.is_terminal:
+            assert now.goal is Goal.STOPPED
+        assert msgspec.json.decode(msgspec.json.encode(now), type=Instance) == now
