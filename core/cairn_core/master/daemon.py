@@ -98,7 +98,13 @@ async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
             master.stop()
             await registry_log.close()
 
-    services = [*server.services, lead, master.allocate, master.schedulers.heartbeats]
+    async def quiesce(stop: asyncio.Event) -> None:
+        # Before the streams are closed: the end of a stream would be taken for the end of a
+        # framework, and without a failover timeout that kills its tasks.
+        await stop.wait()
+        master.stop()
+
+    services = [quiesce, *server.services, lead, master.allocate, master.schedulers.heartbeats]
     return Assembly(master, server.http, services)
 
 

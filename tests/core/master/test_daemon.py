@@ -202,6 +202,21 @@ async def test_a_task_from_offer_to_acknowledgement(tmp_path: Path) -> None:
         stop.set()
 
 
+async def test_stopping_the_master_ends_no_framework(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with session() as client, asyncio.TaskGroup() as group:
+        async with running(tmp_path) as assembly:
+            scheduler = Scheduler(client, assembly.http.port)
+            await scheduler.subscribe(group, failover_timeout=0)
+            agent = Agent(assembly.http.port)
+            group.create_task(agent.client.run(stop))
+            await until(lambda: scheduler.of("OFFERS"))
+        await until(lambda: scheduler.ended)
+        assert assembly.master.cluster.frameworks
+        assert not agent.of(agent_api.ShutdownFramework)
+        stop.set()
+
+
 async def test_the_registry_outlives_the_master(tmp_path: Path) -> None:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:

@@ -44,7 +44,11 @@ class SimMaster:
         world: World,
         allocator: Callable[[Random], Allocator],
         settings: Settings | None = None,
+        *,
+        rules: type[MasterCore] = MasterCore,
     ) -> None:
+        """allocator: made anew for each master. rules: a benchmark may put a clock into them."""
+        self._rules = rules
         self.world = world
         self.settings = settings or Settings()
         self.registry: dict[str, tuple[bytes, int]] = {}
@@ -70,7 +74,7 @@ class SimMaster:
         self.epoch += 1
         master_id = str(uuid.UUID(int=world.rng.getrandbits(128), version=4))
         info = MasterInfo(master_id, 0, pid="master@127.0.0.1:5050", hostname="master")
-        core = MasterCore(
+        core = self._rules(
             MasterRecord(info, world.wall, world.wall),
             self._new_allocator(Random(world.rng.random())),
             self.settings,
