@@ -498,3 +498,39 @@ def test_offer_constraints_decide_which_agents_are_offered() -> None:
     assert {o.agent_id for o in rounds(allocator)} == {"s0"}
     allocator.update_framework(AllocFramework(F1, frozenset({"*"})))
     assert {o.agent_id for o in rounds(allocator)} == {"s2"}
+
+
+@pytest.mark.parametrize("wake", ["tick", "event"])
+def test_a_refusal_of_what_a_limit_left_does_not_outlive_the_limit(wake: str) -> None:
+    allocator = cluster({"s1": "cpus:3;mem:64"}, {"f1": "a"})
+    allocator.set_quota("a", {}, {"cpus": 4000})
+    [first] = rounds(allocator)
+    allocator.add_agent(AllocAgent(S2, "s2", Resources.parse("cpus:3;mem:64")), {})
+    [rest] = rounds(allocator)
+    assert rest.resources == Resources.parse("cpus:1;mem:64")
+    allocator.recover(F1, S2, "a", rest.resources, refuse_s=1e6, now=0.0)
+    assert tick(allocator) == []
+    assert tick(allocator) == []
+    assert allocator.explain(F1, "a").counts == {WhyNot.NOTHING_FREE: 1, WhyNot.REFUSED: 1}
+    allocator.deactivate_agent(S1)
+    allocator.recover(F1, S1, "a", first.resources, refuse_s=None, now=0.0)
+    if wake == "tick":
+        offers = tick(allocator)
+    else:
+        allocator.set_whitelist(None)
+        offers = rounds(allocator)
+    assert offers == [Allocation(F1, "a", S2, Resources.parse("cpus:3;mem:64"))]
+    allocator.check()
+
+
+def test_a_refusal_of_what_guarantees_left_does_not_outlive_them() -> None:
+    allocator = cluster({"s1": "cpus:4;mem:64"}, {"f1": "a"})
+    allocator.set_quota("b", {"cpus": 3000}, {})
+    [offer] = rounds(allocator)
+    assert offer.resources == Resources.parse("cpus:1;mem:64")
+    allocator.recover(F1, S1, "a", offer.resources, refuse_s=1e6, now=0.0)
+    assert tick(allocator) == []
+    allocator.add_agent(AllocAgent(S2, "s2", Resources.parse("cpus:2;mem:16")), {})
+    allocator.deactivate_agent(S2)
+    assert [o.resources for o in tick(allocator)] == [Resources.parse("cpus:3;mem:64")]
+    allocator.check()
