@@ -13,6 +13,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 from typing import TypeVar
 
+from cairn_core.linear_regex import Pattern, RegexError
 from cairn_core.mesos.scheduler_api import Offer
 from cairn_core.mesos.types import Attribute
 
@@ -26,8 +27,6 @@ REGION, ZONE = "@region", "@zone"
 _LITERAL = re.compile(r"^[a-zA-Z0-9_/.-]*$")
 _FLOAT = re.compile(r"^[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]{1,3})?$")
 _WHOLE = re.compile(r"^-?[0-9]{1,9}$")
-#: A regular expression longer than this is refused.
-MAX_PATTERN = 1024
 
 
 def constraint_faults(constraint: Sequence[str]) -> list[str]:
@@ -63,13 +62,15 @@ def constraint_faults(constraint: Sequence[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str] | None:
-    """The regular expression, None if it is none."""
-    if len(pattern) > MAX_PATTERN:
-        return None
+def _compiled(pattern: str) -> Pattern | None:
+    """The regular expression, None if it is none.
+
+    Differs: look-around and back-references, which Java knows, are refused; a pattern of a stranger
+    must not stop us (`cairn_core.linear_regex`).
+    """
     try:
-        return re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
+        return Pattern(pattern)
+    except RegexError:
         return None
 
 
@@ -142,7 +143,7 @@ def satisfied(constraint: Sequence[str], offer: Place, placed: Iterable[Place]) 
     match operator:
         case "LIKE" | "UNLIKE":
             pattern = _compiled(value)
-            found = pattern is not None and pattern.fullmatch(here) is not None
+            found = pattern is not None and pattern.matches(here)
             return found == (operator == LIKE)
         case "IS":
             return _is(here, value)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from cairn_core.errors import RemoteError
 from cairn_core.extensions import AllocAgent, Constraint
-from cairn_core.master.state.linear_regex import Pattern, RegexError
+from cairn_core.linear_regex import Pattern, RegexError
 from cairn_core.mesos import scheduler_api
 from cairn_core.mesos.scheduler_api import AttributeConstraint, Predicate, Selector
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn_core.master.state.linear_regex import Pattern, RegexError
+from cairn_core.linear_regex import Pattern, RegexError
 
 atoms = st.sampled_from(
     ["a", "b", ".", r"\.", r"\d", r"\w", "[ab]", "[^a]", "[0-9-]", "(a|b)", "(?:ab)", "é"]
