@@ -453,7 +453,7 @@ def expire(
     age = wall - instance.since
     match instance.condition:
         case Condition.PROVISIONED if age > confirm_timeout_s:
-            over = replace(instance, task=None, since=wall)
+            over = replace(instance, condition=Condition.DROPPED, task=None, since=wall)
             return _ended(instance, over, Condition.DROPPED, _kill(instance))
         case Condition.STAGING | Condition.STARTING if age > launch_timeout_s:
             return Change(instance, replace(instance, since=wall), _kill(instance))
