@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from time import perf_counter
 
-from bench.report import Result
+from bench.report import Result, as_in_a_daemon
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.core import MasterCore
 from cairn_core.master.state.effects import Effect
@@ -64,7 +64,8 @@ class Stopwatch(MasterCore):
 def run(quick: bool) -> Iterator[Result]:
     """All cases."""
     for agents, frameworks in [(500, 20)] if quick else [(500, 20), (5000, 100), (20000, 200)]:
-        yield from _case(agents, frameworks)
+        with as_in_a_daemon():
+            yield from _case(agents, frameworks)
 
 
 def _case(agents: int, frameworks: int) -> Iterator[Result]:

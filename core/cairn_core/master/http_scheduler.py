@@ -67,6 +67,7 @@ class SchedulerApi:
         self._secrets = secrets
         self._streams: dict[str, Stream] = {}
         self._beats: deque[tuple[float, str]] = deque()
+        self._encoded: tuple[Event, bytes] = (HEARTBEAT, _HEARTBEAT)
         self._loop = asyncio.get_running_loop()
 
     def __len__(self) -> int:
@@ -83,7 +84,9 @@ class SchedulerApi:
         stream = self._streams.get(stream_id)
         if stream is None:
             return
-        stream.send(recordio.encode(codec.encode(event)))
+        if self._encoded[0] is not event:  # one event may go to every framework
+            self._encoded = (event, recordio.encode(codec.encode(event)))
+        stream.send(self._encoded[1])
         if event.type == "SUBSCRIBED":
             self._beat(stream_id, stream)
 

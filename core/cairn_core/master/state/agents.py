@@ -275,8 +275,9 @@ def _lose(c: Cluster, agent: AgentRecord, state: TaskState, reason: Reason, mess
 def _failure(c: Cluster, agent_id: str) -> None:
     """Every framework hears that an agent is lost, whether it had tasks there or not."""
     failure = scheduler_api.Failure(agent_id=types.AgentID(agent_id))
+    event = scheduler_api.Event(type="FAILURE", failure=failure)
     for framework in c.frameworks.values():
-        c.tell(framework, scheduler_api.Event(type="FAILURE", failure=failure))
+        c.tell(framework, event)
 
 
 def goodbye(c: Cluster, agent: AgentRecord) -> None:

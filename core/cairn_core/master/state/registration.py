@@ -30,7 +30,7 @@ from cairn_core.master.state.records import (
     StaticTask,
     TaskRecord,
 )
-from cairn_core.master.state.validation import executor_bytes
+from cairn_core.master.state.validation import executor_bytes, interned
 from cairn_core.mesos import agent_api, types
 from cairn_core.mesos.agent_api import Admission, Inventory
 from cairn_core.mesos.types import Reason, Source, TaskState
@@ -216,7 +216,7 @@ class _Merge:
         if key in framework.executors:
             return
         try:
-            resources = Resources.from_wire(executor.info.resources)
+            resources = interned(executor.info.resources)
         except ResourceError:
             self.c.counts["master/dropped_messages"] += 1
             return
@@ -250,7 +250,7 @@ class _Merge:
 
     def _new_task(self, framework: FrameworkRecord, task: types.Task) -> None:
         try:
-            resources = Resources.from_wire(task.resources)
+            resources = interned(task.resources)
         except ResourceError:
             self.c.counts["master/dropped_messages"] += 1
             return

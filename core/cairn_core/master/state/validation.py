@@ -8,6 +8,7 @@ Apache Mesos `src/master/validation.cpp` (namespaces task, executor) and
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 
 import msgspec
@@ -194,9 +195,15 @@ def _check(check: types.CheckInfo | None) -> str | None:
     return _durations("check", ((name, getattr(check, name)) for name in names))
 
 
+@lru_cache(maxsize=4096)
+def interned(wire: tuple[types.Resource, ...]) -> Resources:
+    """The value of wire resources; tasks of one kind share it. Raises ResourceError."""
+    return Resources.from_wire(wire)
+
+
 def _resources(whose: str, wire: tuple[types.Resource, ...]) -> Resources | str:
     try:
-        return Resources.from_wire(wire)
+        return interned(wire)
     except ResourceError as error:
         return f"{whose} uses invalid resources: {error}"
 

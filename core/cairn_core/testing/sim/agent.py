@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from cairn_core.mesos import agent_api, types
 from cairn_core.mesos.agent_api import AgentMessage, MasterMessage
 from cairn_core.mesos.types import Reason, Source, TaskState, TaskStatus
-from cairn_core.resources import Resources
+from cairn_core.resources import EMPTY, Resources
 from cairn_core.testing.sim.master import MASTER_END, PEER_END, SimMaster
 from cairn_core.testing.sim.world import Connection, World
 
@@ -27,6 +27,7 @@ class SimTask:
 
     info: types.TaskInfo
     framework: types.FrameworkInfo
+    resources: Resources = EMPTY
     state: TaskState = TaskState.STAGING
     updates: deque[TaskStatus] = field(default_factory=deque)
 
@@ -240,15 +241,11 @@ class SimAgent:
         if run.operation_id in self.applied:
             return
         self.applied.add(run.operation_id)
-        task = SimTask(run.task, run.framework)
+        wanted = Resources.from_wire(run.task.resources)
+        task = SimTask(run.task, run.framework, wanted)
         self._launches[task.key] += 1
         assert self._launches[task.key] == 1, f"task {task.key} launched twice"
-        in_use = Resources.sum(
-            Resources.from_wire(t.info.resources)
-            for t in self.tasks.values()
-            if not t.state.is_terminal
-        )
-        wanted = Resources.from_wire(run.task.resources)
+        in_use = Resources.sum(t.resources for t in self.tasks.values() if not t.state.is_terminal)
         assert self.resources.contains(in_use + wanted), f"agent {self.number} is overcommitted"
         self.tasks[task.key] = task
         rng = self.world.rng
@@ -275,7 +272,7 @@ class SimAgent:
         state = TaskState.DROPPED if expected.partition_aware else TaskState.LOST
         info = types.TaskInfo("", expected.task_id, self.agent_id or types.AgentID(""))
         framework = types.FrameworkInfo("", "", id=expected.framework_id)
-        task = self.tasks[key] = SimTask(info, framework, state)
+        task = self.tasks[key] = SimTask(info, framework, state=state)
         self._report(task, state, Source.AGENT, Reason.RECONCILIATION)
 
     # Status updates
