@@ -71,10 +71,10 @@ from cairn_core.agent.io_master import MasterLink
 from cairn_core.agent.io_recovery import AgentStopped
 from cairn_core.agent.io_running import Runner
 from cairn_core.agent.records import ExecutorRecord
+from cairn_core.agent.sandbox_paths import SandboxPaths
 from cairn_core.agent.state import AgentState
 from cairn_core.errors import LocalError, shorten
 from cairn_core.kit.daemon import Daemon, inherited_sockets, work_dir_lock
-from cairn_core.kit.http_files import VirtualPaths
 from cairn_core.kit.http_server import Handler, HttpServer, Listener, Router
 from cairn_core.mesos import agent_api
 from cairn_core.mesos.types import (
@@ -120,7 +120,7 @@ class Agent:
         self._session = uuid.uuid4().hex
         self._listeners = listeners
         #: What `/files` shows, by its virtual path.
-        self.paths = VirtualPaths()
+        self.paths = SandboxPaths(self.work_dir)
         self._masters = read_masters(config)
         self._principal, self._secret = read_credential(config)
         self.work_dir.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -153,7 +153,6 @@ class Agent:
             interval_s=config.disk_watch_interval,
             disk_lock=self._disk_lock,
             in_use=self._in_use,
-            removed=self._hide,
         )
         # Not bounded: one entry per fact, and facts come from a master and from executors that
         # wait for our answers, so it stays short unless the disk stands still.
@@ -267,6 +266,7 @@ class Agent:
                 if self.link is not None:
                     self.link.send(effect.message)
             case Discard():
+                self.paths.detach(str(self.work_dir / effect.sandbox))
                 self.collector.add(effect.sandbox, wall=time.time())
                 if effect.meta:
                     self.collector.add(f"{checkpoint.META}/{effect.meta}", wall=time.time())
@@ -301,9 +301,9 @@ class Agent:
             traces=self._traces(),
         )
         self.recovery_errors = found.errors
-        for framework in (*self.state.frameworks.values(), *self.state.completed_frameworks):
-            for executor in (*framework.completed_executors, *framework.executors.values()):
-                self._show(executor)
+        for executor in self.state.containers.values():
+            self._show(executor)
+        self.paths.agent_id = self.state.agent_id
         if found.rebooted:
             self.feed(Rebooted())
         else:
@@ -336,19 +336,10 @@ class Agent:
                 )  # fmt: skip
 
     def _show(self, executor: ExecutorRecord) -> None:
-        """Let `/files` reach a sandbox, under its real path and under a readable one."""
+        """Put a sandbox into the table of `/files/debug`."""
+        self.paths.agent_id = self.state.agent_id
         real = self.work_dir / executor.sandbox
         self.paths.attach(str(real), real)
-        name = f"/frameworks/{executor.framework_id}/executors/{executor.id}/runs"
-        self.paths.attach(f"{name}/{executor.container_id}", real)
-        self.paths.attach(f"{name}/latest", real)
-
-    def _hide(self, path: str) -> None:
-        """A sandbox was removed."""
-        self.paths.detach(str(self.work_dir / path))
-        names = path.split("/")
-        if len(names) == 8 and names[0] == "slaves":
-            self.paths.detach("/" + "/".join(names[2:]))
 
     def _in_use(self) -> set[str]:
         """Runs that must stay: path below the work directory."""

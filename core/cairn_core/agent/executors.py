@@ -305,6 +305,7 @@ class Executors:
         if executor is None:
             return [DestroyContainer(fact.container_id)]
         executor.container_status = fact.status
+        executor.launched_for = None
         if executor.state is ExecutorState.REGISTERING and executor.deadline is None:
             executor.deadline = self.now + self.settings.executor_registration_timeout_s
         return []

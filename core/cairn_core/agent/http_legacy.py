@@ -18,9 +18,10 @@ from cairn_core.agent.config import AgentConfig, flags_of
 from cairn_core.agent.io_containers import Containers
 from cairn_core.agent.io_garbage import Collector
 from cairn_core.agent.records import ExecutorRecord
+from cairn_core.agent.sandbox_paths import SandboxPaths
 from cairn_core.agent.state import AgentState
 from cairn_core.errors import CairnError
-from cairn_core.kit.http_files import VirtualPaths, add_file_routes
+from cairn_core.kit.http_files import add_file_routes
 from cairn_core.kit.http_server import Answer, Handler, Request, Response, Router, Stats
 from cairn_core.kit.http_standard import add_standard_routes
 from cairn_core.kit.metrics import Metrics
@@ -47,7 +48,7 @@ class AgentContext(Protocol):
     work_dir: Path
     recovery_errors: int
     recovery_time_s: float
-    paths: VirtualPaths
+    paths: SandboxPaths
 
     @property
     def launch_errors(self) -> int:

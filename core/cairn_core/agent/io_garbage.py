@@ -18,7 +18,6 @@ class Collector:
 
     disk_lock: held while directories above a removed one are pruned, so that nobody makes a new
     run in them at the same moment. in_use: sandboxes that must stay, below the work directory.
-    removed: told of every path that is gone.
     """
 
     def __init__(
@@ -29,7 +28,6 @@ class Collector:
         interval_s: float,
         disk_lock: asyncio.Lock,
         in_use: Callable[[], set[str]],
-        removed: Callable[[str], None],
     ) -> None:
         self.work_dir = work_dir
         self.garbage = garbage
@@ -40,7 +38,6 @@ class Collector:
         self._interval_s = interval_s
         self._disk_lock = disk_lock
         self._in_use = in_use
-        self._removed = removed
 
     def add(self, path: str, *, wall: float) -> None:
         """A directory below the work directory that nobody needs since `wall`."""
@@ -75,7 +72,6 @@ class Collector:
                 log.warning("directory not removed path=%s reason=%s", full, error)
                 continue
             self.succeeded += 1
-            self._removed(path)
             root = self.work_dir
             if path.startswith(f"{checkpoint.META}/"):
                 root = self.work_dir / checkpoint.META

@@ -116,6 +116,8 @@ class ExecutorRecord:
     recovered: bool = False
     #: Whether the framework's executors and tasks are kept on disk.
     checkpoint: bool = True
+    #: The task with which its launch is written down; None once the container runs.
+    launched_for: str | None = None
     #: When the container is destroyed unless something happens before; monotonic seconds.
     deadline: float | None = None
     container_status: ContainerStatus | None = None

@@ -329,6 +329,7 @@ class AgentState(Executors):
             user=task.user,
             is_command=is_command,
             checkpoint=framework.info.checkpoint,
+            launched_for=task.id,
             queued={task.id: task},
         )
         framework.executors[executor.id] = executor
@@ -424,12 +425,15 @@ class AgentState(Executors):
             return []
         executor, task = found
         message = f"cannot write the task to the agent's disk: {fact.problem}"
-        status = self._status(task.id, TaskState.FAILED, Reason.CONTAINER_LAUNCH_FAILED, message)
+        reason = Reason.CONTAINER_LAUNCH_FAILED
+        if task.id == executor.launched_for:
+            # the launch stood behind the write, so there is no container and will be none
+            end = ContainerTerminated(executor.container_id, None, reason, message)
+            return self._container_terminated(end)
+        if task.state.is_terminal:
+            return []
         effects: list[Effect] = []
         if task.id in executor.launched:
             effects.append(self._kill_event(executor, task))
-        effects += self._task_status(executor, task, status)
-        if not executor.live and executor.state is ExecutorState.REGISTERING:
-            # the launch stood behind the write, so there is no container to end
-            effects += self._container_terminated(ContainerTerminated(executor.container_id))
-        return effects
+        status = self._status(task.id, TaskState.FAILED, reason, message)
+        return effects + self._task_status(executor, task, status)

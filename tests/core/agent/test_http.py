@@ -1,5 +1,6 @@
 """What the agent answers over HTTP: status codes of the executor API, reads, files, numbers."""
 
+import os
 from typing import Any
 
 import aiohttp
@@ -226,6 +227,14 @@ async def test_a_sandbox_is_read_under_each_of_its_names(
         async with session.post(f"{base}/api/v1", json=listing) as answer:
             (info,) = (await answer.json())["list_files"]["file_infos"]
         assert (info["path"], info["size"], info["mode"]) == (f"{path}/stdout", 5, 0o100644)
+        async with session.get(f"{base}/files/debug") as answer:
+            assert await answer.json() == {config.sandbox: config.sandbox}
+        os.symlink("../../../../../../../../../meta/boot_id", f"{config.sandbox}/link")
+        os.symlink("stdout", f"{config.sandbox}/inside")
+        for name, status in (("link", 404), ("inside", 200)):
+            query = {"path": f"{path}/{name}", "offset": "0"}
+            async with session.get(f"{base}/files/read", params=query) as answer:
+                assert answer.status == status, name
         outside = {"path": f"{path}/../../../../../../../../meta/boot_id"}
         async with session.get(f"{base}/files/read", params=outside) as answer:
             assert answer.status == 404

@@ -447,6 +447,8 @@ def test_a_full_disk_fails_tasks_and_never_the_agent(seed: int, length: int) -> 
     assert world.told["late"] == [TaskState.FAILED] or not world.registered
     world.full = False
     world.quiesce()
+    for task_id, states in world.told.items():
+        assert sum(s.is_terminal for s in dict.fromkeys(states)) == 1, (task_id, states)
 
 
 @pytest.mark.parametrize("crash_at", range(40))
