@@ -29,6 +29,7 @@ from cairn_core.extensions import ALLOCATORS, Allocator, AllocatorSettings
 from cairn_core.kit import operator_files
 from cairn_core.kit.config import fields
 from cairn_core.kit.daemon import Daemon, Service, inherited_sockets
+from cairn_core.kit.durations import format_duration
 from cairn_core.kit.feed import FeedPublisher
 from cairn_core.kit.http_files import VirtualPaths, add_file_routes
 from cairn_core.kit.http_server import Answer, Handler, HttpServer, Options, Request, Router
@@ -294,7 +295,7 @@ def shown_flags(config: MasterConfig) -> dict[str, str]:
         if isinstance(value, bool):
             shown[one.name] = "true" if value else "false"
         elif one.kind == "duration":
-            shown[one.name] = f"{value:g}secs"
+            shown[one.name] = format_duration(value)
         elif value not in ("", None):
             shown[one.name] = str(value)
     return shown
