@@ -16,7 +16,7 @@ import gc
 import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import process_time
 
 from bench.report import Result, as_in_a_daemon
 from cairn_core.master.state.cluster import Cluster
@@ -43,12 +43,12 @@ class Stopwatch(MasterCore):
     _began = 0.0
 
     def _begin(self, now: float, wall: float) -> Cluster:
-        Stopwatch._began = perf_counter()
+        Stopwatch._began = process_time()
         return super()._begin(now, wall)
 
     def _effects(self) -> list[Effect]:
         effects = super()._effects()
-        took = perf_counter() - Stopwatch._began
+        took = process_time() - Stopwatch._began
         Stopwatch.spent_s += took
         Stopwatch.longest_s = max(Stopwatch.longest_s, took)
         return effects

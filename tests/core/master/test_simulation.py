@@ -6,7 +6,6 @@ import pytest
 
 from cairn_core.master.state.invariants import check
 from cairn_core.master.state.settings import Settings
-from cairn_core.mesos import scheduler_api, types
 from cairn_core.resources import Resources
 from cairn_core.testing.sim.agent import SimAgent
 from cairn_core.testing.sim.framework import SimFramework
@@ -77,9 +76,7 @@ class Lab:
                     world.after(world.rng.random() * 10, framework.start)
             case _:
                 framework = world.rng.choice(self.frameworks)
-                framework.goal = world.rng.randrange(7)
-                for task_id in list(framework.tasks)[framework.goal :]:
-                    framework.call("KILL", kill=scheduler_api.Kill(types.TaskID(task_id)))
+                framework.set_goal(world.rng.randrange(7))
 
     def running(self) -> dict[str, set[str]]:
         """Per framework, what runs on the agents."""

@@ -47,6 +47,7 @@ class SimFramework:
         self.errors: list[str] = []
         self.up = False
         self._launched = 0
+        self._suppressed = False
         self._capabilities = capabilities
         self._failover_timeout_s = failover_timeout_s
         self._connection: Connection | None = None
@@ -118,12 +119,25 @@ class SimFramework:
         """Send a call of this framework."""
         self._call(Call(type=kind, framework_id=self.framework_id, **body))  # type: ignore[arg-type]  # by name
 
+    def set_goal(self, goal: int) -> None:
+        """Want more tasks, or fewer: then some are killed."""
+        self.goal = goal
+        for task_id in list(self.tasks)[goal:]:
+            self.call("KILL", kill=scheduler_api.Kill(types.TaskID(task_id)))
+        self._want_offers()
+
+    def _want_offers(self) -> None:
+        if len(self.tasks) < self.goal:
+            self._suppressed = False
+            self.call("REVIVE", revive=scheduler_api.Revive())
+
     # Events
 
     def _take(self, event: Event) -> None:
         self.told[event.type] += 1
         if event.subscribed is not None:
             self.framework_id = event.subscribed.framework_id
+            self._suppressed = False
             self._reconcile()
         if event.error is not None:
             self.errors.append(event.error.message)
@@ -153,6 +167,9 @@ class SimFramework:
         filters = types.Filters(self.refuse_s)
         if not infos:
             self.call("DECLINE", decline=scheduler_api.Decline((offer.id,), filters))
+            if len(self.tasks) >= self.goal and not self._suppressed:
+                self._suppressed = True
+                self.call("SUPPRESS", suppress=scheduler_api.Suppress())
             return
         launch = scheduler_api.Operation("LAUNCH", launch=scheduler_api.Launch(tuple(infos)))
         self.call("ACCEPT", accept=scheduler_api.Accept((offer.id,), (launch,), filters))
@@ -167,8 +184,7 @@ class SimFramework:
         if status.state.is_terminal or status.state in _OVER:
             if self.tasks.pop(task_id, None) is not None:
                 self.agents.pop(task_id)
-                if len(self.tasks) < self.goal:
-                    self.call("REVIVE", revive=scheduler_api.Revive())
+                self._want_offers()
         elif task_id in self.tasks:
             self.tasks[task_id] = status.state
         else:
