@@ -146,11 +146,13 @@ class Request:
         raise Refused(400, f"query parameter {name}: not a boolean: {shorten(value, 40)!r}")
 
     def integer(self, name: str, default: int | None = None) -> int | None:
-        """An integer of the query, or `default`; raises Refused 400."""
+        """An integer of at most 64 bits of the query, or `default`; raises Refused 400."""
         value = self.query.get(name)
         if value is None or value == "":
             return default
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", value, re.ASCII):
+        # 19 digits hold a time in nanoseconds, which the feed's epochs are
+        fits = re.fullmatch(r"[+-]?[0-9]{1,19}", value, re.ASCII) and abs(int(value)) < 1 << 63
+        if not fits:
             raise Refused(400, f"query parameter {name}: not an integer: {shorten(value, 40)!r}")
         return int(value)
 
