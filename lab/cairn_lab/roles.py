@@ -72,14 +72,13 @@ def _master(topology: Topology, host: Host) -> dict[str, dict[str, Any]]:
             "http_port": MARATHON_PORT,
             "hostname": host.name,
             "mesos_role": "slave_public",
-            "default_accepted_resource_roles": "*",
+            "default_accepted_resource_roles": ["*"],
             "mesos_user": "nobody",
         },
         "dns.json": {
             "masters": [f"{ip}:{MASTER_PORT}" for ip in _masters(topology)],
-            "listener": str(host.ipv4),
             "domain": "mesos",
-            "port": 53,
+            "externalon": False,  # there is nobody to ask outside the lab
         },
     }
 

@@ -88,3 +88,29 @@ def test_no_process_cgroup_or_mount_is_left_when_tasks_have_ended(agents: Cluste
     before = traces()
     assert Batch(agents, 10, "true").ended() == all_finished(10)
     eventually(lambda: traces() == before, "cgroups and mounts are as before")
+
+
+def test_every_host_resolves_a_task_while_it_runs(agents: Cluster) -> None:
+    def found(host: str) -> str:
+        return agents.run(host, "dig", "+short", "+tries=1", "+time=2", "batch-0.batch.mesos")
+
+    running = Batch(agents, 1, "sleep 3")
+    places = {"203.0.113.101\n", "203.0.113.102\n"}
+    hosts_left = {host.name for host in agents.lab.topology.hosts}
+
+    def all_resolve() -> bool:
+        hosts_left.difference_update([h for h in hosts_left if found(h) in places])
+        return not hosts_left
+
+    eventually(all_resolve, "every host resolves the task")
+    assert running.ended() == all_finished(1)
+    eventually(lambda: found("agent1") == "", "the name goes with the task")
+
+
+def test_a_killed_name_server_returns_with_the_names(agents: Cluster) -> None:
+    def leader() -> str:
+        return agents.run("agent1", "dig", "+short", "+tries=1", "+time=2", "leader.mesos")
+
+    eventually(lambda: leader() == "203.0.113.11\n", "the leader resolves")
+    agents.kill("master1", "cairn-dns")
+    eventually(lambda: leader() == "203.0.113.11\n", "the leader resolves again")
