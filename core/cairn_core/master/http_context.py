@@ -65,6 +65,10 @@ class MasterContext(Protocol):
         """Set weights of roles, all or nothing; answered after the registry has it."""
         ...
 
+    async def mark_agent_gone(self, agent_id: str) -> Reply:
+        """The agent never returns; 404 for an unknown one, 503 while it is changing already."""
+        ...
+
 
 def leader_only(master: MasterContext, handler: Handler) -> Handler:
     """Answer only on the leader: elsewhere 307 to it, 503 while there is none or it recovers."""

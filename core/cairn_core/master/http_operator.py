@@ -122,6 +122,8 @@ class Operator:
                 return self.streams.subscribe()
             case "TEARDOWN" if call.teardown is not None:
                 return answered(await master.teardown(call.teardown.framework_id.value))
+            case "MARK_AGENT_GONE" if call.mark_agent_gone is not None:
+                return answered(await master.mark_agent_gone(call.mark_agent_gone.agent_id.value))
             case "UPDATE_WEIGHTS" if call.update_weights is not None:
                 weights = weights_of(call.update_weights.weight_infos)
                 return answered(await master.set_weights(weights))

@@ -119,6 +119,12 @@ class Teardown(Message, frozen=True):
     framework_id: FrameworkID
 
 
+class MarkAgentGone(Message, frozen=True):
+    """The agent will never return; its tasks are gone."""
+
+    agent_id: AgentID
+
+
 class GetContainersCall(Message, frozen=True):
     """Which containers to list."""
 
@@ -137,6 +143,7 @@ class Call(Message, frozen=True):
     update_weights: UpdateWeights | None = None
     update_quota: UpdateQuota | None = None
     teardown: Teardown | None = None
+    mark_agent_gone: MarkAgentGone | None = None
     get_containers: GetContainersCall | None = None
     set_quota: Any = None
     remove_quota: Any = None

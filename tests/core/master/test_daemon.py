@@ -246,6 +246,23 @@ async def test_an_agent_whose_link_breaks_comes_back(tmp_path: Path) -> None:
         stop.set()
 
 
+async def test_an_operator_marks_an_agent_gone(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with running(tmp_path) as assembly, session() as client, asyncio.TaskGroup() as group:
+        agent = Agent(assembly.http.port)
+        group.create_task(agent.client.run(stop))
+        await until(lambda: assembly.master.cluster.links)
+        assert agent.agent_id is not None
+        url = f"http://127.0.0.1:{assembly.http.port}/api/v1"
+        for agent_id, status in (("nobody", 404), (agent.agent_id.value, 200)):
+            call = {"type": "MARK_AGENT_GONE", "mark_agent_gone": {"agent_id": {"value": agent_id}}}
+            async with client.post(url, json=call) as answer:
+                assert answer.status == status
+        await until(lambda: agent.of(agent_api.Shutdown))
+        assert list(assembly.master.cluster.gone_agents) == [agent.agent_id.value]
+        stop.set()
+
+
 SUBSCRIBE = {
     "type": "SUBSCRIBE",
     "subscribe": {"framework_info": {"user": "u", "name": "n"}},

@@ -90,6 +90,9 @@ class Master:
     async def set_weights(self, weights: Mapping[str, float]) -> Reply:
         return self.ask(lambda n: self.core.set_weights(n, weights, now=self.now, wall=1e9))
 
+    async def mark_agent_gone(self, agent_id: str) -> Reply:
+        return self.ask(lambda n: self.core.mark_agent_gone(n, agent_id, now=self.now, wall=1e9))
+
     def ask(self, fact: Callable[[int], list[Effect]]) -> Reply:
         self.requests += 1
         self.do(fact(self.requests))
