@@ -65,6 +65,8 @@ class AgentLinks:
         channel = self._channels.get(link)
         if channel is None:
             return
+        if isinstance(message, agent_api.Admission) and message.problem is not None:
+            log.warning("agent refused link=%d reason=%s", link, message.problem)
         try:
             channel.send(message)
         except LinkFull:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
-from cairn_core.errors import Unavailable
+from cairn_core.errors import Unavailable, shorten
 from cairn_core.extensions import Allocator
 from cairn_core.master.http_scheduler import SchedulerApi
 from cairn_core.master.io_agents import AgentLinks
@@ -23,6 +23,7 @@ from cairn_core.master.state.effects import (
     AgentChanged,
     AgentForgotten,
     AllocationNeeded,
+    Change,
     Changed,
     CloseLink,
     CloseStream,
@@ -248,6 +249,7 @@ class Master:
                     | FrameworkChanged()
                     | RoleChanged()
                 ):
+                    _log_change(effect)
                     for listener in self._listeners:
                         listener(effect)
                 case AllocationNeeded():
@@ -343,3 +345,24 @@ class Master:
             if not answer.done():
                 answer.set_exception(Unavailable("the master is stopping"))
         self.agents.stop()
+
+
+def _log_change(effect: Changed) -> None:
+    """One line for what an operator wants to find later; tasks are too many for that."""
+    match effect:
+        case AgentChanged(agent, change):
+            log.info(
+                "agent %s agent=%s host=%s connected=%s",
+                change.value, agent.agent_id, agent.hostname, agent.connected,
+            )  # fmt: skip
+        case AgentForgotten(agent_id):
+            log.info("agent not waited for any more agent=%s", agent_id)
+        case FrameworkChanged(framework, change) if change is not Change.UPDATED:
+            log.info(
+                "framework %s framework=%s name=%r",
+                change.value, framework.framework_id, shorten(framework.info.name, 80),
+            )  # fmt: skip
+        case RoleChanged(role):
+            log.info("quota or weight changed role=%s", role)
+        case _:
+            return
