@@ -4,6 +4,7 @@ For end-to-end tests here and elsewhere: `up` a lab of your own name without rel
 """
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,17 @@ class Cluster:
                 end = path.read_text(errors="replace").splitlines()[-25:]
                 texts.append("\n".join([f"== {host.name} {path.name}", *end]))
         return "\n".join(texts)
+
+
+def start(cluster: Cluster, script: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a Python program of ours on the master's host, its outputs in pipes."""
+    argv = [sys.executable, script, *arguments]
+    return subprocess.Popen(
+        hosts.enter(cluster.lab.pid(cluster.master.name), argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def eventually(condition: Callable[[], object], what: str, *, timeout_s: float = 30.0) -> None:

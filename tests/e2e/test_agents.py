@@ -1,12 +1,8 @@
 """Master and agents under a framework of our own: the batch example, with failures meanwhile."""
 
-import subprocess
-import sys
-
 import pytest
 
-from cairn_lab import hosts
-from cairn_lab.testing import EXAMPLES, Cluster, eventually
+from cairn_lab.testing import EXAMPLES, Cluster, eventually, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -16,13 +12,7 @@ class Batch:
 
     def __init__(self, agents: Cluster, count: int, command: str) -> None:
         master = f"http://{agents.master.ipv4}:5050"
-        argv = [sys.executable, str(EXAMPLES / "batch.py"), master, str(count), command]
-        self._process = subprocess.Popen(
-            hosts.enter(agents.lab.pid(agents.master.name), argv),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,  # where the client tells about its connection
-            text=True,
-        )
+        self._process = start(agents, str(EXAMPLES / "batch.py"), master, str(count), command)
 
     def ended(self, timeout_s: float = 120.0) -> list[str]:
         """Lines that say how each task ended, sorted, and the sum as the last one."""
