@@ -1,15 +1,16 @@
 """What an agent does when something goes wrong around it."""
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cairn_core.agent import io_sandbox
+from cairn_core.agent import io_checkpoint, io_sandbox
 from cairn_core.agent.config import AgentConfig, Machine, read_masters, read_resources, reserve
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination
-from cairn_core.agent.effects import Put
+from cairn_core.agent.effects import Append, Link, Put, Remove, Write
 from cairn_core.agent.garbage import Garbage
 from cairn_core.agent.io_checkpoint import Store
 from cairn_core.agent.io_recovery import AgentStopped
@@ -254,10 +255,10 @@ async def test_a_full_disk_fails_the_task_and_not_the_agent(
     async with start_agent() as agent:
         with monkeypatch.context() as patch:
 
-            def full(path: Path, data: bytes) -> None:
+            def full(fd: int, data: bytes) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(Store, "_replace", staticmethod(full))
+            patch.setattr(io_checkpoint, "_write_all", full)
             master.run_task(FRAMEWORK, task())
             status = await master.acknowledged("TASK_FAILED")
         assert status.reason == "REASON_CONTAINER_LAUNCH_FAILED"
@@ -462,6 +463,45 @@ def test_a_write_is_whole_or_not_there(tmp_path: Path) -> None:
     assert second is None
     assert (tmp_path / "meta/c").read_bytes() == b"2"
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_writes_of_one_batch_happen_in_order(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first: list[Write] = [
+        Append("log", b"a"),
+        Put("log", b"b"),
+        Append("log", b"c"),
+        Put("slaves/x", b"x"),
+    ]
+    second: list[Write] = [
+        Append("log", b"d"),
+        Put("gone", b"1"),
+        Remove("gone"),
+        Link("slaves/latest", "x"),
+    ]
+    assert store.apply([first, second]) == [None, None]
+    meta = tmp_path / "meta"
+    files = {p.relative_to(meta).as_posix() for p in meta.rglob("*")}
+    assert (meta / "log").read_bytes() == b"bcd"
+    assert (meta / "slaves/latest").readlink() == Path("x")
+    assert files == {"log", "slaves", "slaves/x", "slaves/latest"}
+
+
+def test_a_record_that_cannot_be_written_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    assert store.apply([[Append("log", b"whole")]]) == [None]
+    whole = os.write
+
+    def half(fd: int, data: memoryview) -> int:
+        whole(fd, data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", half)
+    (failure,) = store.apply([[Append("log", b"torn")]])
+    assert isinstance(failure, OSError)
+    assert (tmp_path / "meta/log").read_bytes() == b"whole"
 
 
 def test_a_sandbox_is_made_once_and_latest_points_at_it(tmp_path: Path) -> None:
