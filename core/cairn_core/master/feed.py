@@ -3,6 +3,8 @@
 One row per live task, agent, framework and master; see `cairn_core.mesos.feed_rows`.
 """
 
+import logging
+
 from cairn_core.kit.io_feed import FeedServer
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import (
@@ -18,6 +20,8 @@ from cairn_core.mesos import feed_rows
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, encode_row, task_row
 from cairn_core.mesos.types import MasterInfo
 
+log = logging.getLogger(__name__)
+
 
 class FeedRows:
     """Keeps a feed in step with the tables."""
@@ -32,8 +36,12 @@ class FeedRows:
             self.put(known_agent_row(known))
 
     def put(self, row: feed_rows.TaskRow | AgentRow | FrameworkRow | MasterRow) -> None:
-        """Set one row."""
-        self._server.put(row.key, encode_row(row))
+        """Set one row; what is too large for the feed is left out of it, and logged."""
+        try:
+            self._server.put(row.key, encode_row(row))
+        except ValueError as error:
+            log.warning("row left out of the feed reason=%s", error)
+            self._server.delete(row.key)
 
     def changed(self, effect: Changed) -> None:
         """Follow one change."""

@@ -6,10 +6,13 @@ subscriber that lets 8 MiB pile up loses its stream; it never holds up the maste
 """
 
 import asyncio
+import re
 import uuid
 from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
+
+import msgspec
 
 from cairn_core.kit.http_auth import check_basic
 from cairn_core.kit.http_server import (
@@ -32,6 +35,8 @@ from cairn_core.mesos.scheduler_api import HEARTBEAT, HEARTBEAT_INTERVAL_S, Call
 REALM = "mesos-master-scheduler"
 STREAM_ID = "Mesos-Stream-Id"
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS")
+#: What may be a number of more than 64 bits, which no protobuf message could hold.
+_LARGE = re.compile(rb"[0-9]{19}|[0-9][eE]")
 _HEARTBEAT = recordio.encode(codec.encode(HEARTBEAT))
 
 
@@ -211,9 +216,16 @@ def _decode(request: Request) -> Call:
     if kind != codec.JSON:
         raise Refused(415, f"Expecting 'Content-Type' of {codec.JSON}", text=True)
     try:
-        return codec.decode(Call, request.body)
+        call = codec.decode(Call, request.body)
+        if _LARGE.search(request.body):
+            msgspec.msgpack.encode(call)
     except codec.DecodeError as error:
         raise Refused(400, f"Failed to parse body into Call: {error.problem}", text=True) from None
+    except OverflowError:
+        raise Refused(
+            400, "Failed to parse body into Call: an integer has more than 64 bits", text=True
+        ) from None
+    return call
 
 
 def _accepts_json(accept: str | None) -> bool:

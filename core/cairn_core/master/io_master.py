@@ -236,37 +236,44 @@ class Master:
 
     def _run(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            match effect:
-                case ToStream(stream_id, event):
-                    self.schedulers.send(stream_id, event)
-                case ToLink(link, message):
-                    self.agents.send(link, message)
-                case (
-                    TaskChanged()
-                    | OfferChanged()
-                    | AgentChanged()
-                    | AgentForgotten()
-                    | FrameworkChanged()
-                    | RoleChanged()
-                ):
-                    _log_change(effect)
-                    for listener in self._listeners:
-                        listener(effect)
-                case AllocationNeeded():
-                    self._allocatable.set()
-                case StoreRegistry():
-                    self.registry.add(effect)
-                case Reply(request):
-                    answer = self._answers.get(request)
-                    if answer is not None and not answer.done():
-                        answer.set_result(effect)
-                case CloseStream(stream_id):
-                    self.schedulers.close(stream_id)
-                case CloseLink(link):
-                    self.agents.close(link)
-                case _:
-                    assert_never(effect)
+            try:
+                self._carry_out(effect)
+            except Exception:
+                # The others must be carried out all the same: they are in the tables already.
+                log.exception("effect failed kind=%s", type(effect).__name__)
         self._arm()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case ToStream(stream_id, event):
+                self.schedulers.send(stream_id, event)
+            case ToLink(link, message):
+                self.agents.send(link, message)
+            case (
+                TaskChanged()
+                | OfferChanged()
+                | AgentChanged()
+                | AgentForgotten()
+                | FrameworkChanged()
+                | RoleChanged()
+            ):
+                _log_change(effect)
+                for listener in self._listeners:
+                    listener(effect)
+            case AllocationNeeded():
+                self._allocatable.set()
+            case StoreRegistry():
+                self.registry.add(effect)
+            case Reply(request):
+                answer = self._answers.get(request)
+                if answer is not None and not answer.done():
+                    answer.set_result(effect)
+            case CloseStream(stream_id):
+                self.schedulers.close(stream_id)
+            case CloseLink(link):
+                self.agents.close(link)
+            case _:
+                assert_never(effect)
 
     def _arm(self) -> None:
         """Have `expire` called when the rules want it."""
@@ -282,8 +289,12 @@ class Master:
 
     def _expire(self) -> None:
         self._timer = None
-        if not self.stopped:
+        if self.stopped:
+            return
+        try:
             self._run(self.core.expire(now=time.monotonic(), wall=time.time()))
+        finally:
+            self._arm()  # also when one of them failed: the others are still to come
 
     # The allocator
 

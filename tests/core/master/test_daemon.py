@@ -282,6 +282,11 @@ STATUSES: dict[str, tuple[str, dict[str, str], Any, int, str]] = {
     ),
     "accept": ("POST", {**JSON, "Accept": "text/html"}, SUBSCRIBE, 406, "Accept"),
     "stream id": ("POST", {**JSON, "Mesos-Stream-Id": "x"}, SUBSCRIBE, 400, "Mesos-Stream-Id"),
+    "large number": (
+        "POST", JSON,
+        '{"type":"KILL","framework_id":{"value":"x"},"kill":{"task_id":{"value":"t"},'
+        '"kill_policy":{"grace_period":{"nanoseconds":1' + "0" * 30 + "}}}}", 400, "64 bits",
+    ),
     "unknown framework": (
         "POST", JSON, {"type": "TEARDOWN", "framework_id": {"value": "x"}}, 400,
         "Framework cannot be found",
@@ -392,6 +397,32 @@ async def test_nobody_is_served_before_the_registry_is_read(tmp_path: Path) -> N
         async with client.get(f"{url}/master/state?a=b", allow_redirects=False) as answer:
             assert answer.status == 307
             assert answer.headers["Location"] == "//elsewhere:5050/master/state?a=b"
+
+
+async def test_what_is_too_large_for_the_feed_stops_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as assembly, session() as client, asyncio.TaskGroup() as group:
+        scheduler = Scheduler(client, assembly.http.port)
+        scheduler_id = "x" * 250
+        await scheduler.subscribe(group, id={"value": scheduler_id}, hostname="h" * 4000)
+        assert scheduler.framework_id == scheduler_id
+        agent = Agent(assembly.http.port)
+        stop = asyncio.Event()
+        group.create_task(agent.client.run(stop))
+        (event,) = await until(lambda: scheduler.of("OFFERS"))
+        (offer,) = event["offers"]["offers"]
+        ports = [{"number": n, "name": "p" * 60} for n in range(6000)]
+        task = {
+            "name": "t", "task_id": {"value": "t" * 255}, "agent_id": offer["agent_id"],
+            "command": {"value": "sleep 1"},
+            "discovery": {"visibility": "CLUSTER", "ports": {"ports": ports}},
+            "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}}],
+        }  # fmt: skip
+        launch = {"type": "LAUNCH", "launch": {"task_infos": [task]}}
+        accept = {"offer_ids": [offer["id"]], "operations": [launch]}
+        assert await scheduler.call("ACCEPT", accept=accept) == (202, "")
+        await until(lambda: scheduler.of("UPDATE"))
+        scheduler.answer.close()
+        stop.set()
 
 
 def test_credentials_in_both_forms(tmp_path: Path) -> None:
