@@ -49,7 +49,7 @@ class MasterLink:
         self._ping_timeout_s = PING_TIMEOUT_S
         self._watch: asyncio.TimerHandle | None = None
         self._again: asyncio.TimerHandle | None = None
-        self._closing = False
+        self._stop: asyncio.Event | None = None
         urls: Iterator[str] = cycle(_url(host, port) for host, port in masters)
         self._client: LinkClient[AgentMessage, MasterMessage] = LinkClient(
             MasterMessage,
@@ -68,10 +68,10 @@ class MasterLink:
 
     async def run(self, stop: asyncio.Event) -> None:
         """A service: connects until told to stop."""
+        self._stop = stop
         try:
             await self._client.run(stop)
         finally:
-            self._closing = True
             self._cancel_timers()
 
     def send(self, message: AgentMessage) -> bool:
@@ -125,7 +125,7 @@ class MasterLink:
 
     def closed(self, channel: Channel[AgentMessage, MasterMessage], reason: str) -> None:
         self._cancel_timers()
-        if not self._closing:
+        if self._stop is None or not self._stop.is_set():
             log.warning("connection to the master lost reason=%s", reason)
         self._feed(MasterDisconnected())
 

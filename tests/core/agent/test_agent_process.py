@@ -9,14 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.cgroups import Cgroups, find_hierarchies
 from cairn_core.agent.containerizer.launcher import Zygote
 from cairn_core.agent.io_containers import PRELOAD
+from cairn_core.mesos import agent_api
 from cairn_core.mesos.types import (
     AgentID,
     CommandInfo,
+    ExecutorID,
+    ExecutorInfo,
     FrameworkID,
     FrameworkInfo,
     TaskID,
@@ -38,6 +42,32 @@ def task(task_id: str, script: str, user: str | None = None) -> TaskInfo:
         resources=scalars(cpus=0.1, mem=32),
         command=CommandInfo(value=script, user=user),
     )
+
+
+#: An executor of somebody else: TCP, no token, two tasks at once, ends when it is told to.
+EXECUTOR = """
+import base64, http.client, json, os, time
+ids = {"framework_id": {"value": os.environ["MESOS_FRAMEWORK_ID"]},
+       "executor_id": {"value": os.environ["MESOS_EXECUTOR_ID"]}}
+def post(**call):
+    c = http.client.HTTPConnection(os.environ["MESOS_AGENT_ENDPOINT"])
+    c.request("POST", "/api/v1/executor", json.dumps(call | ids),
+              {"Content-Type": "application/json"})
+    return c.getresponse()
+def update(task_id, state):
+    post(type="UPDATE", update={"status": {"task_id": task_id, "state": state,
+         "source": "SOURCE_EXECUTOR", "timestamp": time.time(),
+         "uuid": base64.b64encode(os.urandom(16)).decode()}}).read()
+stream = post(type="SUBSCRIBE", subscribe={})
+while length := stream.readline():
+    event = json.loads(stream.read(int(length)))
+    if event["type"] == "LAUNCH":
+        update(event["launch"]["task"]["task_id"], "TASK_RUNNING")
+    elif event["type"] == "KILL":
+        update(event["kill"]["task_id"], "TASK_KILLED")
+    elif event["type"] == "SHUTDOWN":
+        raise SystemExit(3)
+"""
 
 
 class Program:
@@ -209,3 +239,28 @@ async def test_cleanup_ends_everything_and_forgets_the_agent(
     assert await program.process.wait() == 1
     assert not os.path.exists(f"/proc/{running.container_status.executor_pid}")
     assert not os.path.lexists(program.root / "work/meta/slaves/latest")
+
+
+async def test_an_executor_of_somebody_else_runs_two_tasks_and_is_shut_down(
+    program: Program, master: FakeAgentMaster
+) -> None:
+    await program.start()
+    await master.registered()
+    command = CommandInfo(
+        shell=False, value="/usr/bin/python3", arguments=("python3", "-I", "-c", EXECUTOR)
+    )
+    info = ExecutorInfo(ExecutorID("shared"), command=command, resources=scalars(cpus=0.1, mem=32))
+    for task_id in ("one", "two"):
+        run = replace(task(task_id, ""), command=None, executor=info)
+        master.run_task(FRAMEWORK, run)
+        await master.acknowledged("TASK_RUNNING", task_id)
+    master.kill_task(FRAMEWORK, "one")
+    await master.acknowledged("TASK_KILLED", "one")
+    master.send(agent_api.ShutdownExecutor(1, "op-end", FrameworkID("fw-1"), ExecutorID("shared")))
+    failed = await master.acknowledged("TASK_FAILED", "two")
+    assert failed.message == "the executor exited with status 3 and left the task behind"
+    exited = await until(
+        lambda: next((m for m in master.said if isinstance(m, agent_api.ExecutorExited)), None)
+    )
+    assert exited.status == 3 << 8
+    assert await program.stop() == 0
