@@ -14,6 +14,11 @@ class Batch:
         master = f"http://{agents.master.ipv4}:5050"
         self._process = start(agents, str(EXAMPLES / "batch.py"), master, str(count), command)
 
+    def states(self) -> list[str]:
+        """As `ended`, without the messages: a reconciled task has another one."""
+        *tasks, total = self.ended()
+        return [*(" ".join(line.split()[:2]) for line in tasks), total]
+
     def ended(self, timeout_s: float = 120.0) -> list[str]:
         """Lines that say how each task ended, sorted, and the sum as the last one."""
         output, complaints = self._process.communicate(timeout=timeout_s)
@@ -23,12 +28,12 @@ class Batch:
 
 
 def all_finished(count: int) -> list[str]:
-    lines = [f"batch-{i} TASK_FINISHED Command exited with status 0" for i in range(count)]
+    lines = [f"batch-{i} TASK_FINISHED" for i in range(count)]
     return [*sorted(lines), f"{count} finished, 0 failed"]
 
 
 def test_a_batch_of_short_tasks_finishes(agents: Cluster) -> None:
-    assert Batch(agents, 30, "hostname").ended() == all_finished(30)
+    assert Batch(agents, 30, "hostname").states() == all_finished(30)
 
 
 def test_a_failing_command_is_reported_with_its_status(agents: Cluster) -> None:
@@ -44,7 +49,7 @@ def test_tasks_survive_a_killed_agent(agents: Cluster) -> None:
     eventually(lambda: len(agents.running_tasks()) == 20, "20 tasks run")
     for host in ("agent1", "agent2"):
         agents.kill(host, "cairn-agent")
-    assert running.ended() == all_finished(20)
+    assert running.states() == all_finished(20)
     eventually(lambda: agents.agents() == ids, "the agents return under their ids")
 
 
@@ -53,12 +58,12 @@ def test_tasks_survive_a_killed_master(agents: Cluster) -> None:
     running = Batch(agents, 20, "sleep 4")
     eventually(lambda: len(agents.running_tasks()) == 20, "20 tasks run")
     agents.kill("master1", "cairn-master")
-    assert running.ended() == all_finished(20)
+    assert running.states() == all_finished(20)
     eventually(lambda: agents.agents() == ids, "the agents return under their ids")
 
 
 def test_a_public_agent_offers_nothing_to_a_framework_of_another_role(agents: Cluster) -> None:
-    assert Batch(agents, 10, "hostname").ended() == all_finished(10)
+    assert Batch(agents, 10, "hostname").states() == all_finished(10)
     [public] = [s for s in agents.ask(5050, "/slaves")["slaves"] if s["hostname"] == "public1"]
     assert public["unreserved_resources"].get("cpus", 0) == 0
     assert public["reserved_resources"]["slave_public"]["cpus"] == 2
@@ -76,7 +81,7 @@ def test_no_process_cgroup_or_mount_is_left_when_tasks_have_ended(agents: Cluste
         return found
 
     before = traces()
-    assert Batch(agents, 10, "true").ended() == all_finished(10)
+    assert Batch(agents, 10, "true").states() == all_finished(10)
     eventually(lambda: traces() == before, "cgroups and mounts are as before")
 
 
@@ -93,7 +98,7 @@ def test_every_host_resolves_a_task_while_it_runs(agents: Cluster) -> None:
         return not hosts_left
 
     eventually(all_resolve, "every host resolves the task")
-    assert running.ended() == all_finished(1)
+    assert running.states() == all_finished(1)
     eventually(lambda: found("agent1") == "", "the name goes with the task")
 
 
