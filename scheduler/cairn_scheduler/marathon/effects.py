@@ -75,11 +75,10 @@ class DeclineOffers:
 
 @dataclass(frozen=True, slots=True)
 class SendKill:
-    """Ask for the end of a task. grace_s: between SIGTERM and SIGKILL; None: the agent's."""
+    """Ask for the end of a task."""
 
     task_id: str
     agent_id: str | None
-    grace_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +118,13 @@ class UseRoles:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Run a check, then give the result back under `key`.
+    """Run a check, then give the result back under `key`: whose, which task, which check.
 
     scheme: http, https or tcp. statuses: HTTP statuses that are good; None: 200 to 399.
     keep_body: hand back what was answered.
     """
 
-    key: tuple[str, int]
+    key: tuple[str, str, int]
     scheme: str
     host: str
     port: int
@@ -147,6 +146,21 @@ Call: TypeAlias = (
     | UseRoles
 )
 Effect: TypeAlias = Reply | Publish | Probe | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a check found. status: of HTTP, 0 for a TCP connection that was made.
+
+    failure: why nothing was found, empty if something was.
+    """
+
+    key: tuple[str, str, int]
+    good: bool
+    status: int = 0
+    failure: str = ""
+    content_type: str = ""
+    body: str = ""
 
 
 @dataclass(slots=True)

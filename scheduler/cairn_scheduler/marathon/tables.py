@@ -53,8 +53,9 @@ class Tables:
     versions: per app its latest versions, the oldest first; of removed apps too while instances
     are left. instances: by instance id; `by_app` has the same by app, in order of creation.
     waiting: ids of the instances that wait for an offer, by app.
-    held: the deployment that holds an app. health: results by instance, one for each health check
-    of its app in their order. readiness: the last result per instance of a deployment.
+    held: the deployment that holds an app. health: results by instance, in the order of the
+    app's checks, of those checks that have one. readiness: the last result per instance of a
+    deployment.
     failures: last task failure by app. queue: per waiting app what became of its offers.
     """
 

@@ -42,6 +42,10 @@ def stamp(
     touched = set()
     for app_id, app in new.apps.items():
         before = old.apps.get(app_id)
+        if before is app and app_id not in restarts:
+            # Most apps of a change; the same object, so that comparing roots is cheap.
+            apps[app_id] = app
+            continue
         apps[app_id] = _stamped(before, app, version, app_id in restarts)
         if apps[app_id].version == version:
             touched |= set(paths.ancestors(app_id))
