@@ -136,6 +136,17 @@ def test_many_agents_are_admitted_in_an_orderly_way() -> None:
     assert isinstance(welcome, agent_api.Welcome)
 
 
+def test_an_agent_that_only_says_hello_blocks_nobody_for_long() -> None:
+    rig = new_rig(Settings(max_joining=1))
+    rig.say(1, rig.hello(1))
+    (answer,) = rig.say(2, rig.hello(2))
+    assert isinstance(answer, Admission)
+    rig.pass_time(61.0)
+    assert rig.closed_links == [1]
+    (answer,) = rig.say(2, rig.hello(2))
+    assert isinstance(answer, agent_api.Welcome)
+
+
 def test_a_broken_link_takes_the_offers_back(rig: MasterRig) -> None:
     agent_id = rig.agent()
     rig.framework()

@@ -55,9 +55,7 @@ def hello(c: Cluster, link: int, message: Hello) -> None:
     if agent_id is None:
         _admit(c, link, message)
         return
-    known = agent_id in c.agents or agent_id in c.recovered_agents
-    joining = c.joining[link] = Joining(link, message, agent_id, known)
-    _welcome(c, joining, agent_id)
+    _welcome(c, _join(c, link, message, agent_id))
 
 
 def _turn_away(c: Cluster, link: int, message: MasterMessage) -> None:
@@ -141,7 +139,7 @@ def _admit(c: Cluster, link: int, message: Hello) -> None:
             "a new agent registered at the same address", "registered",
         )  # fmt: skip
     agent_id = _new_id(c)
-    joining = c.joining[link] = Joining(link, message, agent_id, known=True)
+    joining = _join(c, link, message, agent_id)
     info = agents.info_bytes(message.info, agent_id)
 
     def admitted() -> None:
@@ -152,7 +150,7 @@ def _admit(c: Cluster, link: int, message: Hello) -> None:
         while len(c.unheard) > 4 * c.settings.max_joining:
             del c.unheard[next(iter(c.unheard))]
         if c.joining.get(link) is joining:
-            _welcome(c, joining, agent_id)
+            _welcome(c, joining)
 
     c.store([agent_record(agent_id, AgentStanding.ADMITTED, info)], admitted)
 
@@ -166,8 +164,24 @@ def _new_id(c: Cluster) -> AgentId:
             return agent_id
 
 
-def _welcome(c: Cluster, joining: Joining, agent_id: AgentId) -> None:
+def _join(c: Cluster, link: int, message: Hello, agent_id: AgentId) -> Joining:
+    """Take one of the places of those that join, for a while."""
+    deadline = c.now + c.settings.joining_timeout_s
+    c.wake_at(deadline, "joining", str(link))
+    joining = c.joining[link] = Joining(link, message, agent_id, deadline)
+    return joining
+
+
+def joining_due(c: Cluster, link: str) -> None:
+    """An agent took too long over its inventory: its place goes to another."""
+    joining = c.joining.get(int(link))
+    if joining is not None and joining.deadline <= c.now:
+        del c.joining[joining.link]
+        c.emit(CloseLink(joining.link))
+
+
+def _welcome(c: Cluster, joining: Joining) -> None:
     welcome = agent_api.Welcome(
-        types.AgentID(agent_id), c.epoch, c.settings.ping_timeout_s, c.master.info
+        types.AgentID(joining.agent_id), c.epoch, c.settings.ping_timeout_s, c.master.info
     )
     c.emit(ToLink(joining.link, welcome))

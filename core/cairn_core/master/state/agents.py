@@ -21,10 +21,11 @@ from cairn_core.master.state import offers, tasks
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import AgentChanged, AgentForgotten, Change, CloseLink
 from cairn_core.master.state.records import AgentRecord, KnownAgent
+from cairn_core.master.state.validation import interned
 from cairn_core.mesos import agent_api, scheduler_api, types
 from cairn_core.mesos.types import Reason, Source, TaskState
 from cairn_core.replog.interface import Record
-from cairn_core.resources import ResourceError, Resources
+from cairn_core.resources import ResourceError
 
 _PID = re.compile(r"[\w().-]{1,100}@(?:\[([0-9a-fA-F:.]{2,45})\]|([0-9.]{7,15})):([0-9]{1,5})")
 
@@ -56,7 +57,7 @@ def new_record(c: Cluster, hello: agent_api.Hello, agent_id: AgentId) -> AgentRe
         port=address[1],
         version=hello.version,
         boot_id=hello.boot_id,
-        total=Resources.from_wire(info.resources),
+        total=interned(info.resources),
         attributes=info.attributes,
         domain=info.domain,
         capabilities=frozenset(hello.capabilities),
@@ -294,7 +295,7 @@ def changed(c: Cluster, agent: AgentRecord, info: types.AgentInfo) -> None:
     """The agent has other resources or attributes than before."""
     c.counts["master/messages_update_slave"] += 1
     try:
-        total = Resources.from_wire(info.resources)
+        total = interned(info.resources)
     except ResourceError:
         c.counts["master/dropped_messages"] += 1
         return

@@ -35,14 +35,14 @@ from cairn_core.replog.interface import Record
 class Joining:
     """A link whose agent is not registered yet: it said Hello and sends its inventory.
 
-    agent_id: None until the registry has taken in a new agent.
-    known: the registry has this agent as admitted, so that its return needs no write.
+    A new agent has its id here before it is told, which is once the registry has it.
+    deadline: monotonic seconds when its place goes to another.
     """
 
     link: int
     hello: Hello
-    agent_id: AgentId | None
-    known: bool
+    agent_id: AgentId
+    deadline: float
     parts: list[Inventory] = field(default_factory=list)
     tasks: int = 0
 

@@ -50,6 +50,7 @@ class MasterCore:
         self._timers: Mapping[str, Callable[[Cluster, str], None]] = {
             "framework": frameworks.failover_due,
             "offer": offers.timeout_due,
+            "joining": admission.joining_due,
             "ping": agents.ping_due,
             "agent": agents.reregistration_due,
             "recovered": agents.recovery_due,

@@ -3,7 +3,10 @@
 Source: Apache Mesos `src/common/validation.cpp` (validateID).
 """
 
+import re
+
 MAX_ID = 255
+_FOREIGN = re.compile(r"[\x00-\x1f\x7f/\\]")
 
 
 def fault_of_id(text: str) -> str | None:
@@ -14,6 +17,6 @@ def fault_of_id(text: str) -> str | None:
         return f"must not be longer than {MAX_ID} characters"
     if text in (".", ".."):
         return f"'{text}' is disallowed"
-    if any(c in "/\\" or ord(c) < 32 or ord(c) == 127 for c in text):
+    if _FOREIGN.search(text):
         return f"{text!r} contains a slash, a backslash or a control character"
     return None

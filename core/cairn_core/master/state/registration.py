@@ -44,7 +44,7 @@ _MAX_STATUSES = len(TaskState)
 def inventory(c: Cluster, link: int, part: Inventory) -> None:
     """A part of the list; the last one registers the agent."""
     joining = c.joining.get(link)
-    if joining is None or joining.agent_id is None:
+    if joining is None:
         c.emit(CloseLink(link))
         return
     joining.tasks += len(part.tasks) + len(part.executors) + len(part.frameworks)
@@ -57,7 +57,12 @@ def inventory(c: Cluster, link: int, part: Inventory) -> None:
     if not part.last:
         return
     agent_id = joining.agent_id
-    if joining.known:
+    if agent_id in c.transitions:
+        # It is being given up just now: it starts over when that is written.
+        del c.joining[link]
+        c.emit(ToLink(link, Admission(1.0)))
+        return
+    if agent_id in c.agents or agent_id in c.recovered_agents:
         _register(c, joining, agent_id)
         return
     # Unreachable, or forgotten by the registry: it is admitted anew first.

@@ -20,6 +20,7 @@ class Settings:
         for 5 s.
     max_joining: agents whose inventory is being read at the same time.
     joins_per_s: the rate at which the others are told to come back.
+    joining_timeout_s: an agent must have sent its inventory by then, or starts over.
     """
 
     offer_timeout_s: float | None = None
@@ -36,6 +37,7 @@ class Settings:
     max_offers: int = 2048
     max_joining: int = 256
     joins_per_s: float = 500.0
+    joining_timeout_s: float = 60.0
     max_agent_tasks: int = 100_000
     registry_gc_interval_s: float = 900.0
     registry_max_agent_age_s: float = 14 * 86400.0

@@ -195,9 +195,21 @@ def _check(check: types.CheckInfo | None) -> str | None:
     return _durations("check", ((name, getattr(check, name)) for name in names))
 
 
-@lru_cache(maxsize=4096)
+#: Larger lists are rarely alike, and many of them would be a lot to keep.
+MAX_SHARED = 32
+
+
 def interned(wire: tuple[types.Resource, ...]) -> Resources:
     """The value of wire resources; tasks of one kind share it. Raises ResourceError."""
+    spans = sum(len(one.ranges.range) for one in wire if one.ranges is not None)
+    words = sum(len(one.set.item) for one in wire if one.set is not None)
+    if len(wire) + spans + words > MAX_SHARED:
+        return Resources.from_wire(wire)
+    return _shared(wire)
+
+
+@lru_cache(maxsize=4096)
+def _shared(wire: tuple[types.Resource, ...]) -> Resources:
     return Resources.from_wire(wire)
 
 
