@@ -47,7 +47,7 @@ from cairn_core.master.state.core import MasterCore
 from cairn_core.master.state.records import MasterRecord
 from cairn_core.master.state.settings import Settings
 from cairn_core.mesos.types import Address, Capability, MasterInfo
-from cairn_core.replog.election import Candidate
+from cairn_core.replog.election import Candidate, Elector
 from cairn_core.replog.io_sqlite import SqliteLog
 from cairn_core.replog.io_standalone import StandaloneElector
 from cairn_core.replog.state import KeyedStore
@@ -157,7 +157,7 @@ async def _lead(
     stop: asyncio.Event,
 ) -> None:
     """Stand for election; once elected, open the log, read the registry, and lead."""
-    elector = StandaloneElector()
+    elector: Elector = StandaloneElector()
     address = f"{_address(info)}:{info.port}"
     await elector.join(Candidate(info.id, address, msgspec.json.encode(info)))
     try:
@@ -172,7 +172,7 @@ async def _lead(
 
 
 async def _follow(
-    elector: StandaloneElector,
+    elector: Elector,
     master: Master,
     registry_log: SqliteLog,
     config: MasterConfig,

@@ -51,6 +51,7 @@ class MasterCore:
             "framework": frameworks.failover_due,
             "offer": offers.timeout_due,
             "joining": admission.joining_due,
+            "reconcile": reconcile.answer_some,
             "ping": agents.ping_due,
             "agent": agents.reregistration_due,
             "recovered": agents.recovery_due,

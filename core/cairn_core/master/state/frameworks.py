@@ -89,6 +89,8 @@ def _subscribe(
             _fail_over(c, known)
         offers.remove_all_of_framework(c, known, tell=False)
         known.reregistered_time = c.wall
+        known.reconciling.clear()
+        known.implicit = False
         _take_over(c, known, info, suppressed, call.offer_constraints, constraints)
         c.allocator.activate_framework(framework_id)
     framework.principal = principal

@@ -5,6 +5,7 @@ Source: Apache Mesos `docs/reconciliation.md` and `src/master/master.cpp` (`_rec
 
 import msgspec
 
+from cairn_core.extensions import FrameworkId
 from cairn_core.master.state import tasks
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.records import FrameworkRecord, TaskRecord
@@ -12,19 +13,54 @@ from cairn_core.mesos import types
 from cairn_core.mesos.scheduler_api import Reconcile
 from cairn_core.mesos.types import Reason, Source, TaskState, TaskStatus
 
+#: Answers sent at once, and the time to the next part in seconds.
+PART = 500
+PART_S = 0.05
+#: Answers of one framework that may wait.
+MAX_WAITING = 500_000
+
 _LATEST = "Reconciliation: Latest task state"
 
 
 def reconcile(c: Cluster, framework: FrameworkRecord, call: Reconcile) -> None:
-    """Answer RECONCILE: every task when none is named."""
+    """Answer RECONCILE: every task when none is named.
+
+    More than `PART` answers go out one part after the other, so that neither the framework's
+    stream overflows nor anybody else has to wait long.
+    """
     c.counts["master/messages_reconcile_tasks"] += 1
-    if not call.tasks:
-        for task in framework.tasks.values():
-            tasks.send(c, framework, _known(c, framework, task))
+    waiting = framework.reconciling
+    idle = not waiting
+    if call.tasks:
+        if len(waiting) + len(call.tasks) > MAX_WAITING:
+            c.counts["master/dropped_messages"] += 1
+            return
+        for asked in call.tasks:
+            agent_id = asked.agent_id.value if asked.agent_id is not None else None
+            waiting.append((asked.task_id.value, agent_id, True))
+    elif not framework.implicit:
+        framework.implicit = True
+        waiting.extend((task.task_id, task.agent_id, False) for task in framework.tasks.values())
+    if idle:
+        answer_some(c, framework.framework_id)
+
+
+def answer_some(c: Cluster, framework_id: str) -> None:
+    """Answer a part of what waits, and come back for the rest."""
+    framework = c.frameworks.get(FrameworkId(framework_id))
+    if framework is None:
         return
-    for asked in call.tasks:
-        agent_id = asked.agent_id.value if asked.agent_id is not None else None
-        explicit(c, framework, asked.task_id.value, agent_id)
+    waiting = framework.reconciling
+    if not framework.connected:
+        waiting.clear()
+    for _ in range(min(PART, len(waiting))):
+        task_id, agent_id, named = waiting.popleft()
+        if named or task_id in framework.tasks:
+            explicit(c, framework, task_id, agent_id)
+    if waiting:
+        c.wake_at(c.now + PART_S, "reconcile", framework_id)
+    else:
+        framework.implicit = False
 
 
 def explicit(c: Cluster, framework: FrameworkRecord, task_id: str, agent_id: str | None) -> None:

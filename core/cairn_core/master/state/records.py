@@ -146,6 +146,8 @@ class FrameworkRecord:
     principal: of the connection; None without authentication.
     stream_id: `Mesos-Stream-Id` of the open stream.
     deadline: monotonic seconds when a disconnected framework is removed.
+    reconciling: answers of a large reconciliation that wait for their turn, as (task id, agent
+        id, whether the framework named the task); `implicit` while one about all tasks is among them.
     tasks: by task id; those on unreachable agents are in `unreachable_tasks`.
     executors: by (agent id, executor id).
     """
@@ -163,6 +165,8 @@ class FrameworkRecord:
     recovered: bool = False
     stream_id: str | None = None
     deadline: float | None = None
+    reconciling: deque[tuple[str, str | None, bool]] = field(default_factory=deque)
+    implicit: bool = False
     registered_time: float = 0.0
     reregistered_time: float | None = None
     unregistered_time: float | None = None
