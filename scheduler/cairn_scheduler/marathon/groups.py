@@ -143,6 +143,26 @@ def remove_group(root: RootGroup, group_id: str) -> RootGroup:
     )
 
 
+def restore_group(root: RootGroup, group_id: str, old: RootGroup) -> RootGroup:
+    """Make a group, with all in and below it, what it was in an older root. Raises NotFound.
+
+    Conflict where an app has come to stand at the group's path since.
+    """
+    old.group(group_id)
+    if group_id in root.apps:
+        raise app_at_path(group_id)
+
+    def inside(name: str) -> bool:
+        return name == group_id or paths.is_below(name, group_id)
+
+    apps = {k: v for k, v in root.apps.items() if not inside(k)}
+    apps |= {k: v for k, v in old.apps.items() if inside(k)}
+    groups = {k: v for k, v in root.groups.items() if not inside(k)}
+    groups |= {k: v for k, v in old.groups.items() if inside(k)}
+    restored = replace(root, apps=apps, groups=groups)
+    return replace(restored, groups=_with_ancestors(restored, group_id))
+
+
 def scale_group(root: RootGroup, group_id: str, factor: float) -> RootGroup:
     """Multiply the instances of every app in a group, rounded up. Raises NotFound."""
     root.group(group_id)
