@@ -147,7 +147,7 @@ class FrameworkRecord:
     stream_id: `Mesos-Stream-Id` of the open stream.
     deadline: monotonic seconds when a disconnected framework is removed.
     reconciling: answers of a large reconciliation that wait for their turn, as (task id, agent
-        id, whether the framework named the task); `implicit` while one about all tasks is among them.
+        id, whether the framework named the task). implicit: one about all tasks is among them.
     tasks: by task id; those on unreachable agents are in `unreachable_tasks`.
     executors: by (agent id, executor id).
     """
