@@ -5,7 +5,8 @@ One row per live task, agent, framework and master; see `cairn_core.mesos.feed_r
 
 import logging
 
-from cairn_core.kit.io_feed import FeedServer
+from typing import Protocol
+
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import (
     AgentChanged,
@@ -23,10 +24,20 @@ from cairn_core.mesos.types import MasterInfo
 log = logging.getLogger(__name__)
 
 
+class FeedTable(Protocol):
+    """What is published: `io_feed.FeedServer`."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a row."""
+
+    def delete(self, key: str) -> None:
+        """Remove a row."""
+
+
 class FeedRows:
     """Keeps a feed in step with the tables."""
 
-    def __init__(self, server: FeedServer) -> None:
+    def __init__(self, server: FeedTable) -> None:
         self._server = server
 
     def begin(self, cluster: Cluster, leader: MasterInfo) -> None:

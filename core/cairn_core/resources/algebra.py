@@ -76,12 +76,12 @@ class Resources:
     @classmethod
     def scalars(cls, **amounts: int) -> "Resources":
         """Unreserved scalars in thousandths: `Resources.scalars(cpus=1500, mem=32_000)`."""
-        return cls({Kind(name): amount for name, amount in amounts.items() if amount})
+        return cls({Kind.plain(name): amount for name, amount in amounts.items() if amount})
 
     @classmethod
     def from_quantities(cls, amounts: Mapping[str, int]) -> "Resources":
         """Unreserved scalars in thousandths, by name."""
-        return cls({Kind(name): amount for name, amount in amounts.items() if amount > 0})
+        return cls({Kind.plain(name): amount for name, amount in amounts.items() if amount > 0})
 
     @classmethod
     def sum(cls, parts: Iterable["Resources"]) -> "Resources":

@@ -5,6 +5,7 @@ Only amounts of one kind may be added up. Source: Apache Mesos `src/common/resou
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from cairn_core.mesos import types
@@ -87,6 +88,13 @@ class Kind:
         if not isinstance(other, Kind):
             return NotImplemented
         return self._hash == other._hash and self._key == other._key
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def plain(name: str) -> "Kind":
+        """The unreserved kind of this name without anything else; mostly the same object, so
+        that comparing it is cheap."""
+        return Kind(name)
 
     def __repr__(self) -> str:
         return f"Kind({self})"

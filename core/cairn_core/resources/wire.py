@@ -6,6 +6,7 @@ Source: Apache Mesos `src/common/resources.cpp` (validate) and `src/common/resou
 (conversion of the forms).
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 from cairn_core.mesos import types
@@ -33,6 +34,7 @@ _MAX_NAME = 255
 _MAX_RESOURCES = 100_000
 _MAX_RANGES = 100_000
 _MAX_STACK = 32
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 def read(resources: Iterable[types.Resource]) -> Bag:
@@ -75,9 +77,13 @@ def _check_value_fields(resource: types.Resource) -> None:
 
 def _kind(resource: types.Resource) -> Kind:
     name = resource.name
-    if not name or len(name) > _MAX_NAME or any(ord(c) < 32 for c in name):
+    if not name or len(name) > _MAX_NAME or _CONTROL.search(name):
         raise ResourceError("name", name, "is no name of a resource")
     disk = resource.disk
+    if resource.shared is None and resource.revocable is None and resource.provider_id is None:
+        plain = disk is None and not resource.reservations and resource.reservation is None
+        if plain and resource.role in (None, DEFAULT_ROLE):
+            return Kind.plain(name)
     if disk is not None:
         _check_disk(resource, disk)
     shared = resource.shared is not None

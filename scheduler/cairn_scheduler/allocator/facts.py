@@ -214,7 +214,9 @@ class Facts:
         self._set_free(entry, agent.total)
         for framework_id, by_role in used.items():
             for role, resources in by_role.items():
-                self._hold_used(entry, self._slot(framework_id, role), resources)
+                self._count_used(entry, self._slot(framework_id, role), resources)
+        if used:
+            self._set_free(entry, entry.recompute())
         self._wanted[agent.id] = None
         if self._hold is not None and len(self._agents) >= self._hold[0]:
             self._hold = None
@@ -426,6 +428,11 @@ class Facts:
 
     def _hold_used(self, agent: Agent, slot: Slot, resources: Resources) -> None:
         """Note what is used without an allocation of ours."""
+        self._count_used(agent, slot, resources)
+        self._set_free(agent, agent.recompute())
+
+    def _count_used(self, agent: Agent, slot: Slot, resources: Resources) -> None:
+        """The same, but what is free on the agent is left to the caller."""
         if not resources:
             return
         before = agent.held.get(slot, EMPTY)
@@ -433,7 +440,6 @@ class Facts:
         slot.holding += not before
         self._tree.allocated(slot.leaf, added(before, after, resources))
         self._consume(slot.role, counted(resources), 1)
-        self._set_free(agent, agent.recompute())
 
     def _release(self, agent: Agent, slot: Slot, resources: Resources) -> None:
         """Give back what of `resources` the slot holds on the agent."""
