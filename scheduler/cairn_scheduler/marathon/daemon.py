@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from cairn_core.kit.daemon import Daemon, inherited_sockets
-from cairn_core.kit.http_server import Handler, HttpServer, Router
-from cairn_core.kit.http_standard import add_standard_routes
 from cairn_core.kit.listeners import Listener
-from cairn_core.kit.metrics import Metrics
 from cairn_core.replog.io_sqlite import SqliteLog
 from cairn_core.replog.state import KeyedStore
 from cairn_scheduler.marathon.config import MarathonConfig
+from cairn_scheduler.marathon.http_api import MarathonApi
 from cairn_scheduler.marathon.io_marathon import Marathon
 from cairn_scheduler.marathon.store import LOG
 
@@ -46,18 +44,9 @@ async def build(config: MarathonConfig) -> Daemon[MarathonConfig]:
         finally:
             await store_log.close()
 
-    router: Router[Handler] = Router()
-    metrics = Metrics("marathon")
-    add_standard_routes(
-        router,
-        metrics=metrics,
-        ready=lambda: None if marathon.elected() else "the log is not read yet",
-        state=lambda: debug_state(marathon),
-    )
-    http = HttpServer(router)
-    metrics.watch_http(http.stats)
+    api = MarathonApi(marathon, lambda: debug_state(marathon))
     listeners: list[Listener] = list(inherited) or [(config.http_address, config.http_port)]
-    return Daemon(services=[http.service(*listeners), lead])
+    return Daemon(services=[*api.services(listeners), lead])
 
 
 def _own_user() -> str:
@@ -67,22 +56,5 @@ def _own_user() -> str:
 
 
 def debug_state(marathon: Marathon) -> dict[str, Any]:
-    """Sizes of the tables, for people."""
-    tables = marathon.tables
-    return {
-        "elected": marathon.elected(),
-        "master": marathon.master_url(),
-        "framework_id": tables.framework_id,
-        "apps": len(tables.root.apps),
-        "groups": len(tables.root.groups),
-        "root_version": tables.root.version,
-        "root_versions": len(tables.roots),
-        "instances": len(tables.instances),
-        "waiting": {app_id: len(ids) for app_id, ids in tables.waiting.items()},
-        "deployments": {
-            plan_id: {"step": d.step, "steps": len(d.plan.steps)}
-            for plan_id, d in tables.deployments.items()
-        },
-        "log_queue": len(marathon.writer),
-        "counters": dict(marathon.counters()),
-    }
+    """What `/debug/state` shows beside the sizes of the tables."""
+    return {"log_queue": len(marathon.writer), "counters": dict(marathon.counters())}
