@@ -75,12 +75,13 @@ class MarathonContext(Protocol):
         force: bool = False,
         restarts: Collection[str] = (),
         kill: Mapping[str, Sequence[str]] | None = None,
+        group_id: str = "/",
     ) -> Deployed:
         """Change what shall run.
 
         restarts: apps to restart though they stay the same. kill: per app the instances that go
-        first when it is scaled down. Raises Locked, TooManyDeployments, NotValid and whatever
-        `make_root` raises.
+        first when it is scaled down. group_id: the group that subscribers are told has changed.
+        Raises Locked, TooManyDeployments, NotValid and whatever `make_root` raises.
         """
         ...
 

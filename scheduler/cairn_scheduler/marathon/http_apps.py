@@ -189,7 +189,9 @@ class AppResource:
                 raise app_exists(app_id)
             return groups.add_app(root, self._complete(root, update, app_id))
 
-        deployed = await self.marathon.change_root(make, force=request.flag("force"))
+        deployed = await self.marathon.change_root(
+            make, force=request.flag("force"), group_id=paths.parent(app_id)
+        )
         app = deployed.root.app(app_id)
         self._tell(request, [app])
         shown = {
@@ -238,7 +240,10 @@ class AppResource:
                 root = groups.put_app(root, self._updated(root, app_id, update, merged))
             return root
 
-        deployed = await self.marathon.change_root(make, force=request.flag("force"))
+        group_id = paths.parent(updates[0][0]) if len(updates) == 1 else paths.ROOT
+        deployed = await self.marathon.change_root(
+            make, force=request.flag("force"), group_id=group_id
+        )
         self._tell(request, [deployed.root.app(app_id) for app_id, _ in updates])
         return deployed, created
 
@@ -267,6 +272,7 @@ class AppResource:
             lambda root: groups.remove_app(root, app_id),
             # Compat: by default nothing stops a deletion, whatever the documentation says.
             force=request.flag("force", True),
+            group_id=paths.parent(app_id),
         )
         return answer_deployed(deployed)
 
@@ -278,7 +284,10 @@ class AppResource:
             return root
 
         deployed = await self.marathon.change_root(
-            make, force=request.flag("force"), restarts=[app_id]
+            make,
+            force=request.flag("force"),
+            restarts=[app_id],
+            group_id=paths.parent(app_id),
         )
         return answer_deployed(deployed)
 

@@ -151,6 +151,7 @@ class GroupResource:
         deployed = await self.marathon.change_root(
             lambda root: groups.create_group(root, group_id, update, maker),
             force=request.flag("force"),
+            group_id=group_id,
         )
         return answer_deployed(deployed, 201, {"Location": f"/v2/groups{group_id}"})
 
@@ -162,7 +163,9 @@ class GroupResource:
         if request.flag("dryRun"):
             return Response.json(dry_run_json(self.marathon.dry_run(make)))
         created = group_id not in self.marathon.tables.root.groups
-        deployed = await self.marathon.change_root(make, force=request.flag("force"))
+        deployed = await self.marathon.change_root(
+            make, force=request.flag("force"), group_id=group_id
+        )
         if created:
             return answer_deployed(deployed, 201, {"Location": f"/v2/groups{group_id}"})
         return answer_deployed(deployed)
@@ -182,7 +185,9 @@ class GroupResource:
         """`PUT /v2/groups/<id>/versions/<version>`: go back, whatever the body says."""
         old = self._as_of(group_id, version)
         deployed = await self.marathon.change_root(
-            lambda root: groups.restore_group(root, group_id, old), force=request.flag("force")
+            lambda root: groups.restore_group(root, group_id, old),
+            force=request.flag("force"),
+            group_id=group_id,
         )
         return answer_deployed(deployed)
 
@@ -203,13 +208,15 @@ class GroupResource:
             root.group(group_id)
             return groups.put_group(root, group_id, update, maker)
 
-        await self.marathon.change_root(make)
+        await self.marathon.change_root(make, group_id=group_id)
         return Response.empty()
 
     async def delete(self, request: Request, *, group_id: str) -> Answer:
         """`DELETE /v2/groups/<id>`: the group and all below it."""
         deployed = await self.marathon.change_root(
-            lambda root: groups.remove_group(root, group_id), force=request.flag("force")
+            lambda root: groups.remove_group(root, group_id),
+            force=request.flag("force"),
+            group_id=paths.parent(group_id),
         )
         return answer_deployed(deployed)
 
