@@ -63,16 +63,25 @@ async def build(config: MasterConfig) -> Daemon[MasterConfig]:
     """Make the objects of a master and list its services."""
     inherited = [sock for sockets in inherited_sockets().values() for sock in sockets]
     listeners: list[Listener] = list(inherited) or [(config.ip or "0.0.0.0", config.port)]
-    return Daemon(services=(await assemble(config, listeners)).services)
+    assembly = await assemble(config, listeners)
+    return Daemon(services=assembly.services, on_reload=assembly.reload)
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """A master that is put together and not started yet."""
+    """A master that is put together and not started yet. secrets: by principal."""
 
     master: Master
     http: HttpServer
     services: list[Service]
+    secrets: dict[str, str]
+
+    def reload(self, config: MasterConfig) -> None:
+        """Take over new credentials (and the log level); other settings need a restart."""
+        if config.authenticates:
+            fresh = read_credentials(config.credentials)
+            self.secrets.clear()
+            self.secrets.update(fresh)
 
 
 async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
@@ -106,7 +115,7 @@ async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
         master.stop()
 
     services = [quiesce, *server.services, lead, master.allocate, master.schedulers.heartbeats]
-    return Assembly(master, server.http, services)
+    return Assembly(master, server.http, services, secrets)
 
 
 class _Server:

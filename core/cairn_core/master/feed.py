@@ -4,8 +4,9 @@ One row per live task, agent, framework and master; see `cairn_core.mesos.feed_r
 """
 
 import logging
-
 from typing import Protocol
+
+import msgspec
 
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import (
@@ -16,10 +17,15 @@ from cairn_core.master.state.effects import (
     FrameworkChanged,
     TaskChanged,
 )
-from cairn_core.master.state.records import AgentRecord, FrameworkRecord, KnownAgent
-from cairn_core.mesos import feed_rows
+from cairn_core.master.state.records import (
+    AgentRecord,
+    FrameworkRecord,
+    KnownAgent,
+    TaskRecord,
+)
+from cairn_core.mesos import feed_rows, types
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, encode_row, task_row
-from cairn_core.mesos.types import MasterInfo
+from cairn_core.mesos.types import MasterInfo, TaskState
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +66,7 @@ class FeedRows:
             case TaskChanged(task, Change.REMOVED):
                 self._server.delete(f"{feed_rows.TASK}{task.framework_id}/{task.task_id}")
             case TaskChanged(task):
-                self.put(task_row(task.describe()))
+                self.put(task_row(_published(task)))
             case AgentChanged(AgentRecord(agent_id=agent_id), Change.REMOVED):
                 self._server.delete(f"{feed_rows.AGENT}{agent_id}")
             case AgentForgotten(agent_id):
@@ -73,6 +79,33 @@ class FeedRows:
                 self.put(framework_row(framework))
             case _:
                 return
+
+
+class _Static(msgspec.Struct):
+    """What a row needs of `TaskRecord.static`: the rest is not decoded."""
+
+    resources: tuple[types.Resource, ...] = ()
+    discovery: types.DiscoveryInfo | None = None
+
+
+_decode_static = msgspec.json.Decoder(_Static).decode
+_decode_status = msgspec.json.Decoder(types.TaskStatus).decode
+
+
+def _published(task: TaskRecord) -> types.Task:
+    """A task with as much as its row shows."""
+    static = _decode_static(task.static)
+    running = [kept.json for kept in task.statuses if kept.state is TaskState.RUNNING]
+    return types.Task(
+        task.name,
+        types.TaskID(task.task_id),
+        types.FrameworkID(task.framework_id),
+        types.AgentID(task.agent_id),
+        task.state,
+        resources=static.resources,
+        statuses=tuple(map(_decode_status, running)),
+        discovery=static.discovery,
+    )
 
 
 def agent_row(agent: AgentRecord) -> AgentRow:

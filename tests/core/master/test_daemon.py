@@ -381,6 +381,11 @@ async def test_frameworks_prove_who_they_are(tmp_path: Path) -> None:
             async with aiohttp.ClientSession(headers=headers) as ops:
                 other.session = ops
                 assert (await other.call("TEARDOWN"))[0] == 400
+            credentials.write_text("ops secret2\n")
+            config = MasterConfig(authenticate_frameworks=True, credentials=str(credentials))
+            assembly.reload(config)
+            other.session = web
+            assert (await other.call("TEARDOWN"))[0] == 401, "no longer known"
             scheduler.answer.close()
 
 
