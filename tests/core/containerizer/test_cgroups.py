@@ -106,8 +106,11 @@ async def test_version_2_usage_and_the_killer(unified: Cgroups, tmp_path: Path) 
     assert (usage["mem_total_bytes"], usage["mem_rss_bytes"]) == (1000, 600)
     assert usage["mem_limit_bytes"] == 64 << 20
     assert await mem.limitation(CID) is None
-    (group / "memory.events").write_text("oom_kill 2\n")
-    limitation = await mem.watch(CID)
+    (group / "memory.events").write_text("oom_kill 2\n")  # of a nested container's own group
+    assert await mem.limitation(CID) is None
+    (group / "leaf/memory.events").write_text("oom_kill 2\n")
+    limitation = await mem.limitation(CID)
+    assert limitation is not None
     assert limitation.reason == "REASON_CONTAINER_LIMITATION_MEMORY"
     assert limitation.message.startswith(
         "Memory limit exceeded: Requested: 64MB Maximum Used: 60MB\n"

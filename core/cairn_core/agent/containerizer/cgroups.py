@@ -2,7 +2,8 @@
 
 Each container has a group of its own name below `cgroups_root` in every hierarchy that an isolator
 uses; nothing outside that subtree is touched but the controllers switched on above it. In version 2
-processes live in a child named `leaf`, for a group with controllers may hold none itself.
+processes live in a child named `leaf`, for a group that hands controllers down may hold none
+itself; an agent that was started in such a group leaves it first (`make_room`).
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from cairn_core.errors import LocalError
 LEAF = "leaf"
 #: Group of the zygote and the monitors, beside those of the containers.
 HELPERS = "helpers"
+#: Group of the agent itself, where it cannot stay in the one it was started in.
+AGENT = "agent"
 V2_CONTROLLERS = ("cpu", "memory", "pids")
 REMOVE_TRIES = 100
 REMOVE_PAUSE_S = 0.01
@@ -55,6 +58,16 @@ def parse_mounts(mountinfo: str) -> Hierarchies:
     return Hierarchies(v1, v2)
 
 
+def parse_table(text: str) -> dict[str, int]:
+    """`key value` lines; those that are none are left out."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        with contextlib.suppress(ValueError):
+            found[key] = int(value)
+    return found
+
+
 def find_hierarchies() -> Hierarchies:
     """The hierarchies of this host, as this process sees them."""
     found = parse_mounts(Path("/proc/self/mountinfo").read_text())
@@ -64,12 +77,42 @@ def find_hierarchies() -> Hierarchies:
     return Hierarchies(found.v1, found.v2, frozenset(controllers))
 
 
+def own_group() -> str:
+    """Version 2 group of this process, relative to the mount; "/" without version 2."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line.removeprefix("0::")
+    return "/"
+
+
 class Cgroups:
     """The groups of one agent below `root` (relative, as `--cgroups_root`)."""
 
     def __init__(self, hierarchies: Hierarchies, root: str) -> None:
         self.hierarchies = hierarchies
         self.root = root.strip("/")
+
+    def make_room(self, own: str) -> bool:
+        """Leave the version 2 group `own` where it has to hand controllers down to ours.
+
+        own: this process's group as /proc/self/cgroup names it, relative to the mount. Returns
+        whether it moved. Raises CgroupError when the kernel forbids it.
+        """
+        mount = self.hierarchies.v2
+        if mount is None or not self.hierarchies.v2_controllers:
+            return False
+        group, root = mount / own.strip("/"), mount / self.root
+        if group != root and group not in root.parents:
+            return False
+        if not (group / "cgroup.type").exists():
+            return False  # the hierarchy's real root, which may hold processes as well
+        leaf = root / AGENT / LEAF
+        try:
+            leaf.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CgroupError(f"{leaf}: {error.strerror}") from error
+        self._put(leaf / "cgroup.procs", "0")
+        return True
 
     def version(self, controller: str) -> int:
         """1 or 2: which version controls this; 0 when none does."""
@@ -104,9 +147,19 @@ class Cgroups:
         assert mount is not None
         if not wanted:
             return
+        text = " ".join(f"+{c}" for c in wanted)
         for group in reversed([path, *path.parents]):
-            if group == mount or mount in group.parents:
-                (group / "cgroup.subtree_control").write_text(" ".join(f"+{c}" for c in wanted))
+            if group != mount and mount not in group.parents:
+                continue
+            try:
+                (group / "cgroup.subtree_control").write_text(text)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                raise CgroupError(
+                    f"{group}: holds processes, so no group below it can have controllers; "
+                    "move them, or choose another cgroups_root"
+                ) from error
 
     def add(self, controller: str, group: str, pid: int) -> None:
         """Move a process into the group."""
@@ -135,12 +188,9 @@ class Cgroups:
 
     def table(self, controller: str, group: str, name: str) -> dict[str, int]:
         """A control file of `key value` lines; empty when it cannot be read."""
-        found: dict[str, int] = {}
-        with contextlib.suppress(CgroupError, ValueError):
-            for line in self.read(controller, group, name).splitlines():
-                key, _, value = line.partition(" ")
-                found[key] = int(value)
-        return found
+        with contextlib.suppress(CgroupError):
+            return parse_table(self.read(controller, group, name))
+        return {}
 
     def exists(self, controller: str, group: str) -> bool:
         """Whether the group is there."""
@@ -191,8 +241,8 @@ class Cgroups:
                 time.sleep(REMOVE_PAUSE_S)  # the kernel lets go of dead processes a little later
 
     def groups(self, controller: str) -> set[str]:
-        """Names of the groups right below the root, without that of the helpers."""
+        """Names of the groups right below the root, without those of helpers and agent."""
         with contextlib.suppress(OSError, CgroupError):
             root = self.path(controller, "")
-            return {e.name for e in os.scandir(root) if e.is_dir()} - {HELPERS, LEAF}
+            return {e.name for e in os.scandir(root) if e.is_dir()} - {AGENT, HELPERS, LEAF}
         return set()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn_core.agent.containerizer import processes
-from cairn_core.agent.containerizer.cgroups import HELPERS, CgroupError, Cgroups
+from cairn_core.agent.containerizer.cgroups import HELPERS, CgroupError, Cgroups, own_group
 from cairn_core.agent.containerizer.errors import LaunchFailed
 from cairn_core.agent.containerizer.runtime_dir import Processes
 from cairn_core.extensions import ContainerConfig
@@ -233,8 +233,10 @@ class LinuxLauncher(Launcher):
         self._settled: int | None = None
 
     async def prepare(self) -> None:
-        """Make the group of the helpers."""
+        """Make the group of the helpers, and room for it."""
         await super().prepare()
+        if self.cgroups.make_room(own_group()):
+            log.info("moved the agent to its own group root=%s", self.cgroups.root)
         for controller in self._helper_controllers():
             self.cgroups.create(controller, HELPERS)
 

@@ -8,9 +8,16 @@ lowering it under a running process invites the killer.
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import Mapping, Sequence
 
-from cairn_core.agent.containerizer.cgroups import CgroupError, Cgroups, find_hierarchies
+from cairn_core.agent.containerizer.cgroups import (
+    LEAF,
+    CgroupError,
+    Cgroups,
+    find_hierarchies,
+    parse_table,
+)
 from cairn_core.agent.containerizer.launcher import group_of, shares_group
 from cairn_core.errors import LocalError
 from cairn_core.extensions import (
@@ -28,7 +35,6 @@ from cairn_core.mesos.types import Reason
 
 MIB = 1 << 20
 MIN_BYTES = 32 * MIB
-POLL_S = 1.0
 #: Version 1 prints "no limit" as the largest multiple of a page.
 V1_UNLIMITED = 1 << 62
 
@@ -120,9 +126,34 @@ class CgroupsMem(Isolator):
         if self._version == 1:
             await self._notified(container_id)
         else:
-            while not self._kills(container_id):  # noqa: ASYNC110 - the kernel sets no event of ours
-                await asyncio.sleep(POLL_S)
+            await self._events_changed(container_id)
         return self._describe(container_id)
+
+    async def _events_changed(self, container_id: str) -> None:
+        """Wait for the killer in memory.events, of which the kernel tells by POLLPRI."""
+        path = self._cgroups.path("memory", self._events(container_id)) / "memory.events"
+        loop = asyncio.get_running_loop()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with select.epoll() as changes:  # the loop itself cannot wait for POLLPRI
+                changes.register(fd, select.EPOLLPRI)
+                ready = asyncio.Event()
+                loop.add_reader(changes, ready.set)
+                try:
+                    # Reading through this descriptor is what takes note of a change.
+                    while not parse_table(os.pread(fd, 4096, 0).decode()).get("oom_kill"):
+                        await ready.wait()
+                        ready.clear()
+                finally:
+                    loop.remove_reader(changes)
+        finally:
+            os.close(fd)
+
+    def _events(self, container_id: str) -> str:
+        """Group whose counters tell of the container alone: not of nested ones, which have groups
+        of their own below it, and whose counters the kernel adds to those above.
+        """
+        return f"{self._group(container_id)}/{LEAF}"
 
     async def _notified(self, container_id: str) -> None:
         """Wait for an eventfd that the kernel signals when the group is out of memory."""
@@ -154,8 +185,11 @@ class CgroupsMem(Isolator):
             os.close(event)
 
     def _kills(self, container_id: str) -> int:
-        name = "memory.oom_control" if self._version == 1 else "memory.events"
-        return self._cgroups.table("memory", self._group(container_id), name).get("oom_kill", 0)
+        if self._version == 1:
+            group, name = self._group(container_id), "memory.oom_control"
+        else:
+            group, name = self._events(container_id), "memory.events"
+        return self._cgroups.table("memory", group, name).get("oom_kill", 0)
 
     async def limitation(self, container_id: str) -> Limitation | None:
         """Whether the killer struck before anybody was told."""
