@@ -170,14 +170,14 @@ def test_reconciling_known_tasks(rig: Running) -> None:
 
 def test_a_large_reconciliation_comes_in_parts(rig: Running) -> None:
     many = tuple(asked(f"x{n}") for n in range(1200))
-    assert len(rig.reconcile(*many)) == 500
+    assert len(rig.reconcile(*many)) == 250
     assert rig.reconcile() == [], "it waits for its turn"
     assert rig.reconcile() == [], "and asking again changes nothing"
     before = len(rig.events["web"])
     rig.pass_time(1.0)
     told = [event.update.status for event in rig.events["web"][before:] if event.update]
-    assert [status.task_id.value for status in told[:2]] == ["x500", "x501"]
-    assert len(told) == 701
+    assert [status.task_id.value for status in told[:2]] == ["x250", "x251"]
+    assert len(told) == 951
     assert told[-1].task_id.value == "t1"
     assert len(rig.reconcile()) == 1
 

@@ -237,6 +237,8 @@ class MasterCore:
                 break
             what, key = due
             self._timers[what](c, key)
+            if what == "reconcile":
+                break  # some milliseconds of work: let others have their turn
         return self._effects()
 
 

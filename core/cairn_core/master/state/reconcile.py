@@ -14,8 +14,8 @@ from cairn_core.mesos.scheduler_api import Reconcile
 from cairn_core.mesos.types import Reason, Source, TaskState, TaskStatus
 
 #: Answers sent at once, and the time to the next part in seconds.
-PART = 500
-PART_S = 0.05
+PART = 250
+PART_S = 0.025
 #: Answers of one framework that may wait.
 MAX_WAITING = 500_000
 
