@@ -24,6 +24,9 @@ _name = click.option(
     "--name", default=topology.DEFAULT_NAME, show_default=True, help="Which lab; several can run."
 )
 
+#: What is worth looking at behind each door.
+_PAGES = {"master": "/state-summary", "marathon": "/v2/apps"}
+
 
 def _one_line_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
@@ -89,7 +92,7 @@ def up(
     names = ", ".join(host.name for host in made.topology.hosts)
     click.echo(f"lab {name} {'is up' if changed else 'was up already'}: {names}")
     for relay in made.topology.relays if changed else ():
-        click.echo(f"  {relay.name:10} http://127.0.0.1:{relay.port}")
+        click.echo(f"  {_address(relay)}")
 
 
 @lab.command()
@@ -135,7 +138,7 @@ def status(name: str, as_json: bool) -> None:
             table.add_row(row["host"], row["role"], row["ipv4"], state, units)
         Console().print(table)
         for relay in found.topology.relays:
-            click.echo(f"{relay.name:10} http://127.0.0.1:{relay.port}")
+            click.echo(_address(relay))
     if broken:
         raise LabError(
             f"lab {name!r} is partly dead ({', '.join(broken)}); run 'cairn lab down', then 'up'"
@@ -224,6 +227,11 @@ def demo(name: str, example: Path | None) -> None:
     console = Console(stderr=True)
     with console.status("") as spinner:
         show(found, path, lambda text: click.echo(f"  ✓ {text}"), spinner.update)
+
+
+def _address(relay: topology.Relay) -> str:
+    """What to open in a browser."""
+    return f"{relay.name:10} http://127.0.0.1:{relay.port}{_PAGES[relay.name]}"
 
 
 def _units(status: labs.HostStatus) -> dict[str, Any]:
