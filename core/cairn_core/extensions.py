@@ -176,7 +176,10 @@ class Hook(Protocol):
     """Looks at or changes what an agent does. Derive from it: every method has a default."""
 
     def executor_environment(self, executor: Mapping[str, object]) -> Mapping[str, str]:
-        """Variables to add to an executor's environment (slaveExecutorEnvironmentDecorator)."""
+        """Variables to add to an executor's environment (slaveExecutorEnvironmentDecorator).
+
+        executor: `framework_id` and `executor_id` of its ExecutorInfo. Raising fails the launch.
+        """
         return {}
 
     async def post_fetch(self, container_id: str, sandbox: str) -> None:

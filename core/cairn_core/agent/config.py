@@ -53,6 +53,7 @@ class AgentConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only
         Policy, _text("which changes of resources and attributes a restart may bring")
     ] = "additive"
     isolation: Annotated[str, _text("isolators, comma-separated")] = "posix/cpu,posix/mem"
+    hooks: Annotated[str, _text("installed hooks to call, comma-separated")] = ""
     launcher: Annotated[
         Literal["", "linux", "posix"], _text("how processes are found and killed; empty: by user")
     ] = ""

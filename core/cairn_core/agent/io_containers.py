@@ -8,7 +8,7 @@ from typing import Protocol
 from cairn_core.agent.config import AgentConfig, flags_of, work_path
 from cairn_core.agent.containerizer.cgroups import Cgroups, find_hierarchies
 from cairn_core.agent.containerizer.containerizer import Containerizer, Fetch
-from cairn_core.agent.containerizer.isolators.loading import load
+from cairn_core.agent.containerizer.isolators.loading import load, load_hooks
 from cairn_core.agent.containerizer.launch_spec import LoggerSettings
 from cairn_core.agent.containerizer.launcher import Launcher, LinuxLauncher, Zygote
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination, RuntimeDir
@@ -81,7 +81,10 @@ def make_fetcher(config: AgentConfig) -> Fetcher:
 
 
 def make(config: AgentConfig, fetch: Fetch | None = None) -> Containerizer:
-    """A containerizer as the settings want it; raises LocalError for a bad `--isolation`."""
+    """A containerizer as the settings want it.
+
+    Raises LocalError for names in `--isolation` or `--hooks` that nothing installed has.
+    """
     runtime = Path(config.runtime_dir)
     flags = flags_of(config)
     flags["container_disk_watch_interval"] = str(config.container_disk_watch_interval)
@@ -100,5 +103,6 @@ def make(config: AgentConfig, fetch: Fetch | None = None) -> Containerizer:
         launcher = LinuxLauncher(zygote, Cgroups(find_hierarchies(), config.cgroups_root))
     logger = LoggerSettings(config.container_logger_max_size, config.container_logger_keep)
     isolators = load(config.isolation, settings)
+    hooks = load_hooks(config.hooks, settings)
     fetch = fetch or make_fetcher(config).fetch
-    return Containerizer(str(runtime), launcher, isolators, fetch, logger)
+    return Containerizer(str(runtime), launcher, isolators, fetch, logger, hooks)

@@ -17,7 +17,12 @@ from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.cgroups import Cgroups, find_hierarchies
 from cairn_core.agent.containerizer.containerizer import Containerizer
 from cairn_core.agent.containerizer.isolators.loading import load
-from cairn_core.agent.containerizer.launcher import Launcher, LinuxLauncher, Zygote
+from cairn_core.agent.containerizer.launcher import (
+    ZYGOTE_CHECK_S,
+    Launcher,
+    LinuxLauncher,
+    Zygote,
+)
 from cairn_core.agent.containerizer.runtime_dir import RuntimeDir
 from cairn_core.extensions import AgentSettings, ContainerConfig
 
@@ -62,13 +67,14 @@ class Site:
         *,
         linux: bool = False,
         preload: tuple[str, ...] = (),
+        check_s: float = ZYGOTE_CHECK_S,
         **more: Any,
     ) -> AsyncIterator[Containerizer]:
         """One life of an agent; leaving it is the end of the agent and not of its containers."""
         settings = AgentSettings(
             self.runtime, str(self.root), self.cgroups_root, flags=more.pop("flags", {})
         )
-        zygote = Zygote(self.runtime, preload)
+        zygote = Zygote(self.runtime, preload, check_s)
         self.zygotes.append(zygote)
         launcher: Launcher = Launcher(zygote)
         if linux:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.errors import LaunchFailed
 from cairn_core.agent.containerizer.helper.logsink import LogSink
 from cairn_core.agent.containerizer.launcher import Launcher, Zygote
+from cairn_core.agent.containerizer.runtime_dir import RuntimeDir
 from cairn_core.extensions import ContainerConfig, Hook, Isolator, LaunchInfo
 from cairn_core.testing.containers import Site, until
 
@@ -152,6 +155,45 @@ async def test_a_zygote_of_another_version_is_retired_and_its_containers_live(
         await agent.destroy(container_id)
 
 
+async def test_a_zygote_ends_when_neither_agent_nor_containers_are_left(
+    site: Site, container_id: str
+) -> None:
+    config = site.config("while [ ! -e go ]; do sleep 0.02; done")
+    async with site.agent(check_s=0.02) as agent:
+        await agent.launch(container_id, config)
+        zygote = site.zygotes[0].pid()
+        assert zygote is not None
+        await agent.launch("short", site.config("exit 0"))
+        await agent.wait("short")
+    found = RuntimeDir(site.runtime).processes(container_id)
+    assert found is not None
+    start = time.monotonic()
+    await until(lambda: time.monotonic() > start + 0.2)  # ten looks
+    assert not is_dead(zygote)  # for a container is left
+    assert processes.is_running(found.init)
+    Path(config.sandbox, "go").touch()
+    await until(lambda: is_dead(zygote))
+    assert not list(Path(site.runtime).glob("zygote-*.sock"))
+    async with site.agent() as agent:
+        await agent.recover({container_id: None})
+        assert (await agent.wait(container_id)).status == 0
+        await agent.launch("after", site.config("exit 0"))  # by a new zygote
+        assert (await agent.wait("after")).status == 0
+
+
+async def test_a_zygote_without_containers_stays_while_an_agent_lives(site: Site) -> None:
+    async with site.agent(check_s=0.02) as agent:
+        await agent.launch("first", site.config("exit 0"))
+        await agent.wait("first")
+        zygote = site.zygotes[0].pid()
+        assert zygote is not None
+        start = time.monotonic()
+        await until(lambda: time.monotonic() > start + 0.2)  # ten looks
+        assert not is_dead(zygote)
+        await agent.launch("second", site.config("exit 0"))
+        assert site.zygotes[0].pid() == zygote
+
+
 async def test_a_hook_sees_the_sandbox_before_the_command_runs(
     site: Site, container_id: str
 ) -> None:
@@ -164,6 +206,31 @@ async def test_a_hook_sees_the_sandbox_before_the_command_runs(
         await agent.launch(container_id, config)
         await agent.wait(container_id)
     assert Path(config.sandbox, "stdout").read_text() == container_id
+
+
+async def test_hooks_add_to_the_environment_and_hear_of_the_end(
+    site: Site, container_id: str
+) -> None:
+    removed: list[tuple[str, str]] = []
+
+    class Broken(Hook):
+        async def remove_executor(self, framework_id: str, executor_id: str) -> None:
+            raise RuntimeError("broken")
+
+    class Adds(Hook):
+        def executor_environment(self, executor: Mapping[str, object]) -> Mapping[str, str]:
+            return {"ADDED": f"{executor['framework_id']} {executor['executor_id']}"}
+
+        async def remove_executor(self, framework_id: str, executor_id: str) -> None:
+            removed.append((framework_id, executor_id))
+
+    environment = {"MESOS_FRAMEWORK_ID": "f", "MESOS_EXECUTOR_ID": "e"}
+    config = site.config("echo $ADDED $MESOS_EXECUTOR_ID", environment=environment)
+    async with site.agent(hooks=[Broken(), Adds()]) as agent:
+        await agent.launch(container_id, config)
+        await agent.wait(container_id)
+    assert Path(config.sandbox, "stdout").read_text() == "{'value': 'f'} {'value': 'e'} e\n"
+    assert removed == [("f", "e")]
 
 
 def is_dead(pid: int) -> bool:

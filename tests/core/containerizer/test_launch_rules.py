@@ -2,13 +2,16 @@
 
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
+from cairn_core.agent.config import AgentConfig
 from cairn_core.agent.containerizer.isolators.loading import load, load_hooks, resolve
 from cairn_core.agent.containerizer.launch_info import merge
 from cairn_core.agent.containerizer.launch_spec import LoggerSettings, User, build_spec, find_user
 from cairn_core.agent.containerizer.runtime_dir import RuntimeDir, validate_id
+from cairn_core.agent.io_containers import make
 from cairn_core.errors import LocalError
 from cairn_core.extensions import AgentSettings, ContainerConfig, LaunchInfo, Mount
 
@@ -80,6 +83,13 @@ def test_hooks_are_loaded_only_when_named() -> None:
     assert load_hooks("", AgentSettings("/r", "/w")) == []
     with pytest.raises(LocalError, match="hooks: nothing installed is named 'mine'"):
         load_hooks(" mine", AgentSettings("/r", "/w"))
+
+
+def test_the_agent_takes_hooks_from_its_settings(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    config = AgentConfig(master="m:5050", runtime_dir=folder, work_dir=folder, hooks="mine")
+    with pytest.raises(LocalError, match="hooks: nothing installed is named 'mine'"):
+        make(config)
 
 
 CONFIG = ContainerConfig(sandbox="/s", argv=("x",), environment={"A": "1"})

@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any
@@ -117,7 +117,11 @@ class Containerizer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Containerizer":
-        await self._launcher.prepare()
+        try:
+            await self._launcher.prepare()
+        except BaseException:
+            self._launcher.close()
+            raise
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
         return self
@@ -136,6 +140,7 @@ class Containerizer:
         for container in self._containers.values():
             container.launched.cancel()
             container.terminated.cancel()
+        self._launcher.close()
 
     # What the agent asks for
 
@@ -330,6 +335,7 @@ class Containerizer:
     async def _start(self, container: Container) -> None:
         cid, config = container.container_id, container.config
         user = find_user(config.user)
+        config = container.config = self._decorated(container)
         self._dir.create(cid, config)
         infos: list[tuple[str, LaunchInfo]] = []
         for isolator in self._isolators_for(cid):
@@ -355,6 +361,28 @@ class Containerizer:
         container.state = State.RUNNING
         container.launched.set_result(pid)
         log.info("container running id=%s pid=%d", cid, pid)
+
+    def _decorated(self, container: Container) -> ContainerConfig:
+        """The configuration with the variables that hooks add to an executor's environment."""
+        config = container.config
+        if not self._hooks or parent_of(container.container_id) is not None:
+            return config
+        framework_id, executor_id = executor_of(config)
+        environment = dict(config.environment)
+        for hook in self._hooks:
+            environment |= hook.executor_environment(
+                {"framework_id": {"value": framework_id}, "executor_id": {"value": executor_id}}
+            )
+        return replace(config, environment=environment)
+
+    async def _tell_removed(self, container: Container) -> None:
+        if parent_of(container.container_id) is not None:
+            return
+        for hook in self._hooks:
+            try:
+                await hook.remove_executor(*executor_of(container.config))
+            except Exception as error:  # the others are told all the same
+                log.error("hook failed id=%s error=%s", container.container_id, error)
 
     async def _until_end(self, container: Container) -> ContainerTermination:
         """Wait for the first of: it ended, a limit was reached, somebody wants it destroyed."""
@@ -404,6 +432,7 @@ class Containerizer:
         end = ContainerTermination(self._dir.status(cid), end.reason, end.message, end.limited)
         with contextlib.suppress(OSError):  # a full disk must not keep the container from ending
             self._dir.put_termination(cid, end)
+        await self._tell_removed(container)
         self._note(container, end)
 
     def _note(self, container: Container, end: ContainerTermination) -> None:
@@ -466,6 +495,12 @@ def of_limitation(limitation: Limitation) -> ContainerTermination:
     return ContainerTermination(
         None, limitation.reason, limitation.message, dict(limitation.resources)
     )
+
+
+def executor_of(config: ContainerConfig) -> tuple[str, str]:
+    """Framework and executor that a container is for, as its environment names them."""
+    environment = config.environment
+    return environment.get("MESOS_FRAMEWORK_ID", ""), environment.get("MESOS_EXECUTOR_ID", "")
 
 
 def wire_id(container_id: str) -> ContainerID:

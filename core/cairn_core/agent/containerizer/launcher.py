@@ -7,6 +7,7 @@ freezer, or of the version 2 tree, so that nothing can escape a kill.
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -35,6 +36,7 @@ START_TIMEOUT_S = 20.0
 KILL_PAUSE_S = 0.01
 MONITOR_PATIENCE_S = 10.0
 HELPERS_OOM_SCORE = -900
+ZYGOTE_CHECK_S = 30.0
 
 
 def digest(preload: tuple[str, ...]) -> str:
@@ -50,12 +52,31 @@ def digest(preload: tuple[str, ...]) -> str:
 class Zygote:
     """The agent's side of the zygote: starts it when needed, connects to it."""
 
-    def __init__(self, runtime_dir: str, preload: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, runtime_dir: str, preload: tuple[str, ...] = (), check_s: float = ZYGOTE_CHECK_S
+    ) -> None:
+        """check_s: how often it looks whether anybody needs it."""
         self.directory = Path(runtime_dir)
+        self.check_s = check_s
+        self._lock = -1
         self.preload = preload
         self._name = f"zygote-{digest(preload)}.sock"
         self._starting = asyncio.Lock()
         self.started_new = False  # whether this object started the process
+
+    async def hold(self) -> None:
+        """Keep zygotes from ending for want of an agent, until `let_go` or our own end."""
+        if self._lock == -1:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            # A zygote has the lock for the moment in which it ends.
+            await asyncio.to_thread(fcntl.flock, self._lock, fcntl.LOCK_SH)
+
+    def let_go(self) -> None:
+        """From now on a zygote without containers ends by itself."""
+        if self._lock != -1:
+            os.close(self._lock)
+            self._lock = -1
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection, which is a monitor to be. Starts the zygote when it does not run."""
@@ -90,6 +111,7 @@ class Zygote:
             *argv,
             str(path),
             str(self.directory / "helpers.log"),
+            str(self.check_s),
             *self.preload,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
@@ -173,8 +195,12 @@ class Launcher:
 
     async def prepare(self) -> None:
         """Called once before anything else."""
-        self.zygote.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self.zygote.hold()
         self.zygote.retire_others()
+
+    def close(self) -> None:
+        """The agent ends, and no container with it."""
+        self.zygote.let_go()
 
     async def fork(self, container_id: str, spec: dict[str, Any]) -> Fork:
         """A container that waits. Closing it, or the death of the agent, ends it again."""

@@ -1,12 +1,18 @@
 """The zygote: a process that does nothing but fork monitors for connections to its socket.
 
-Started by the agent as `python -I -S <this file> SOCKET LOG PRELOAD...`. It binds SOCKET, leaves
-the agent's session, and the first process ends with 0 once connections are accepted. It reads
-nothing from a connection, so no input can harm it; the forked monitor does. It ends on SIGTERM, or
-when its socket's name is gone. PRELOAD names modules to import beforehand (the command executor),
-whose memory all containers then share.
+Started by the agent as `python -I -S <this file> SOCKET LOG CHECK PRELOAD...`. It binds SOCKET,
+leaves the agent's session, and the first process ends with 0 once connections are accepted. It
+reads nothing from a connection, so no input can harm it; the forked monitor does. PRELOAD names
+modules to import beforehand (the command executor), whose memory all containers then share.
+
+It ends on SIGTERM, or when a look every CHECK seconds finds its socket's name gone, or nobody to
+serve: no monitor of its own lives, and no agent holds its lock (flock(2), shared) on the socket's
+directory. It removes the name under the exclusive lock, so an agent that has locked finds either
+a zygote that stays or none.
 """
 
+import contextlib
+import fcntl
 import gc
 import importlib
 import os
@@ -22,8 +28,6 @@ if ROOT not in sys.path:
     sys.path.append(ROOT)  # last, so that nothing of ours hides the standard library
 
 monitor = importlib.import_module("cairn_core.agent.containerizer.helper.monitor")
-
-CHECK_S = 30.0  # how often the socket's name is looked at
 
 
 def bind(path: str) -> socket.socket:
@@ -66,19 +70,41 @@ def detach(sock: socket.socket, log: str) -> None:
     os.chdir("/")
 
 
-def serve(sock: socket.socket, path: str) -> None:
-    """Fork one monitor per connection until the socket's name is gone."""
+def has_monitors() -> bool:
+    """Whether a monitor lives; the kernel reaps them, so a dead one is none."""
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def retire(path: str) -> bool:
+    """Whether nobody needs us; the socket's name is gone then."""
+    if has_monitors():
+        return False
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+        return True
+    except BlockingIOError:  # an agent lives, or another zygote is just looking
+        return False
+    finally:
+        os.close(directory)
+
+
+def serve(sock: socket.socket, path: str, check_s: float) -> None:
+    """Fork one monitor per connection until nobody can want one."""
     inode = os.stat(path).st_ino
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps monitors
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     while True:
-        if not poll.poll(CHECK_S * 1000):
-            try:
-                if os.stat(path).st_ino == inode:
+        if not poll.poll(check_s * 1000):
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode and not retire(path):
                     continue
-            except OSError:
-                pass
             return
         try:
             conn, _ = sock.accept()
@@ -99,7 +125,7 @@ def serve(sock: socket.socket, path: str) -> None:
 
 def main() -> None:
     """Entry point; see the module docstring."""
-    path, log, *preload = sys.argv[1:]
+    path, log, check_s, *preload = sys.argv[1:]
     for name in preload:
         importlib.import_module(name)
     sock = bind(path)
@@ -110,7 +136,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # shared pages stay shared
     gc.disable()
-    serve(sock, path)
+    serve(sock, path, float(check_s))
 
 
 if __name__ == "__main__":
