@@ -12,7 +12,7 @@ import sys
 import bench
 from bench.report import CannotRun
 
-NOT_BENCHMARKS = {"__main__", "report"}
+NOT_BENCHMARKS = {"__main__", "report", "runc"}
 
 
 def names() -> list[str]:
