@@ -581,9 +581,9 @@ def _events(stream: Stream) -> list[operator_api.Event]:
 async def test_a_thousand_subscribers_are_enough(master: Master) -> None:
     server = Server(master)
     for _ in range(1000):
-        server.streams.subscribe()
+        await server.streams.subscribe()
     with pytest.raises(Refused) as refused:
-        server.streams.subscribe()
+        await server.streams.subscribe()
     assert refused.value.status == 503
 
 
