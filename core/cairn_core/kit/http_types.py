@@ -22,6 +22,8 @@ T = TypeVar("T")
 JSON = "application/json"
 #: A subscriber that lets this much pile up is closed.
 MAX_QUEUED_BYTES = 8 * 1024 * 1024
+#: Aimed-at size of what a stream gives to the socket at a time.
+WRITE_BYTES = 256 * 1024
 
 _CALLBACK = re.compile(r"[A-Za-z_$][\w$]*(?:\.[A-Za-z_$][\w$]*|\[[0-9]{1,9}\])*", re.ASCII)
 
@@ -211,7 +213,7 @@ class Stream:
 
     __slots__ = (
         "_abort", "_ending", "_on_close", "_queue", "_wake", "close_reason", "content_type",
-        "headers", "limit_bytes", "queued_bytes", "status",
+        "headers", "limit_bytes", "queued_bytes", "sent_bytes", "status",
     )  # fmt: skip
 
     def __init__(
@@ -228,6 +230,8 @@ class Stream:
         self.headers = dict(headers or {})
         self.limit_bytes = limit_bytes
         self.queued_bytes = 0
+        #: What the socket has taken so far.
+        self.sent_bytes = 0
         #: Why the stream is closed; None while it is open.
         self.close_reason: str | None = None
         self._on_close = on_close
@@ -275,6 +279,15 @@ class Stream:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
+    def _take(self) -> bytes:
+        """The next bytes for the socket: joined, but never so many that joining takes long."""
+        taken: list[bytes] = []
+        size = 0
+        while self._queue and size < WRITE_BYTES:
+            size += len(self._queue[0])
+            taken.append(self._queue.popleft())
+        return b"".join(taken)
+
     async def pump(
         self, write: Callable[[bytes], Awaitable[None]], abort: Callable[[], None]
     ) -> None:
@@ -286,9 +299,9 @@ class Stream:
         loop = asyncio.get_running_loop()
         while self.close_reason is None:
             if self._queue:
-                data = b"".join(self._queue)
-                self._queue.clear()
+                data = self._take()
                 await write(data)
+                self.sent_bytes += len(data)
                 if self.close_reason is None:
                     self.queued_bytes -= len(data)
             elif self._ending:

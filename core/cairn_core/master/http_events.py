@@ -2,7 +2,8 @@
 
 Order as in the original: SUBSCRIBED with everything, a HEARTBEAT at once and every 15 s, then one
 event a change. TASK_UPDATED only when state or health changed. A subscriber that does not read is
-closed by the stream's own bound; above `MAX_SUBSCRIBERS` a new one gets 503.
+closed by the stream's own bound, or when it took nothing for a minute; above `MAX_SUBSCRIBERS` a
+new one gets 503.
 """
 
 import asyncio
@@ -11,8 +12,11 @@ import logging
 import msgspec
 
 from cairn_core.kit.http_server import Refused, Stream
+from cairn_core.kit.http_types import MAX_QUEUED_BYTES
 from cairn_core.master import operator_read
 from cairn_core.master.http_context import MasterContext
+from cairn_core.master.http_slices import in_blocks
+from cairn_core.master.operator_snapshot import Snapshot
 from cairn_core.master.state.effects import (
     AgentChanged,
     Change,
@@ -29,6 +33,11 @@ log = logging.getLogger(__name__)
 #: The original drops the oldest subscriber instead, silently.
 MAX_SUBSCRIBERS = 1000
 HEARTBEAT_S = 15.0
+#: A subscriber that takes nothing of what is queued for so many beats is cut off.
+STUCK_BEATS = 4
+_HEAD = b'{"type":"SUBSCRIBED","subscribed":{"get_state":'
+_TAIL = b',"heartbeat_interval_seconds":15.0}}'
+_BEAT = recordio.encode(codec.encode(api.HEARTBEAT))
 
 
 class OperatorStreams:
@@ -36,40 +45,76 @@ class OperatorStreams:
 
     def __init__(self, master: MasterContext) -> None:
         self.master = master
-        self._streams: set[Stream] = set()
+        #: How much was taken up to the last beat, and for how many beats nothing was.
+        self._streams: dict[Stream, tuple[int, int]] = {}
+        self._joining: list[Stream] = []
+        self._snapshots = asyncio.Lock()
+        #: The snapshot that is being made, and events that it does not cover.
+        self._snapshot: tuple[Snapshot, list[bytes]] | None = None
         master.listen_changes(self.changed)
 
     def __len__(self) -> int:
         return len(self._streams)
 
-    def subscribe(self) -> Stream:
-        """A new stream that starts with everything as it is now."""
-        if len(self._streams) >= MAX_SUBSCRIBERS:
+    async def subscribe(self) -> Stream:
+        """A new stream that starts with everything as it is then. Those who come while a snapshot
+        is made wait for the next one, and share it."""
+        if len(self._streams) + len(self._joining) >= MAX_SUBSCRIBERS:
             raise Refused(
                 503, f"{MAX_SUBSCRIBERS} subscribers already", headers={"Retry-After": "15"}
             )
-        stream = Stream(codec.JSON, on_close=lambda reason: self._streams.discard(stream))
-        snapshot = b"".join(
-            (
-                b'{"type":"SUBSCRIBED","subscribed":{"get_state":',
-                *operator_read.state(self.master.cluster),
-                b',"heartbeat_interval_seconds":15.0}}',
-            )
-        )
-        # a whole state may be larger than what a reader may leave lying
-        stream.limit_bytes += len(snapshot) + 64
-        stream.send(recordio.encode(snapshot))
-        stream.send(recordio.encode(codec.encode(api.HEARTBEAT)))
-        self._streams.add(stream)
+        stream = Stream(codec.JSON, on_close=lambda reason: self._forget(stream))
+        self._joining.append(stream)
+        async with self._snapshots:
+            if stream in self._joining:
+                together, self._joining = self._joining, []
+                try:
+                    await self._begin(together)
+                except BaseException:
+                    for one in together:
+                        one.abort("no snapshot")
+                    raise
         return stream
+
+    async def _begin(self, together: list[Stream]) -> None:
+        """Send a snapshot on new streams, then what happened meanwhile, and take them in."""
+        missed: list[bytes] = []
+        snapshot = Snapshot(self.master.cluster)
+        self._snapshot = (snapshot, missed)
+        try:
+            pieces = await in_blocks(snapshot.steps())
+        finally:
+            self._snapshot = None
+        pieces = [_HEAD, *pieces, _TAIL]
+        size = sum(map(len, pieces))
+        if sum(map(len, missed)) > MAX_QUEUED_BYTES:
+            raise Refused(503, "too much changed meanwhile", headers={"Retry-After": "15"})
+        for stream in together:
+            # a whole state may be larger than what a reader may leave lying
+            stream.limit_bytes += size
+            for data in (b"%d\n" % size, *pieces, _BEAT, *missed):
+                stream.send(data)
+            if not stream.closed:
+                self._streams[stream] = (stream.sent_bytes, 0)
+
+    def _forget(self, stream: Stream) -> None:
+        self._streams.pop(stream, None)
+        if stream in self._joining:
+            self._joining.remove(stream)
 
     def changed(self, effect: Changed) -> None:
         """Tell all subscribers about a change. Nothing is encoded when there are none."""
-        if not self._streams:
+        if not self._streams and self._snapshot is None:
             return
         body = self._event(effect)
-        if body is not None:
-            self._send(body)
+        if body is None:
+            return
+        record = recordio.encode(body)
+        self._send(record)
+        if self._snapshot is not None:
+            snapshot, missed = self._snapshot
+            if not snapshot.covers(effect):
+                missed.append(record)
 
     def _event(self, effect: Changed) -> bytes | None:
         cluster = self.master.cluster
@@ -102,18 +147,25 @@ class OperatorStreams:
                 return msgspec.json.encode({"type": name, name.lower(): shown})
         return None
 
-    def _send(self, body: bytes) -> None:
-        record = recordio.encode(body)
+    def _send(self, record: bytes) -> None:
         for stream in list(self._streams):
             stream.send(record)
 
     async def heartbeats(self, stop: asyncio.Event) -> None:
         """A service: HEARTBEAT to everyone every 15 s; ends all streams at the end."""
-        beat = codec.encode(api.HEARTBEAT)
         while not stop.is_set():
             try:
                 await asyncio.wait_for(stop.wait(), HEARTBEAT_S)
             except TimeoutError:
-                self._send(beat)
+                self._drop_stuck()
+                self._send(_BEAT)
         for stream in list(self._streams):
             stream.close()
+
+    def _drop_stuck(self) -> None:
+        for stream, (sent, beats) in list(self._streams.items()):
+            stuck = stream.queued_bytes > 0 and stream.sent_bytes == sent
+            beats = beats + 1 if stuck else 0
+            self._streams[stream] = (stream.sent_bytes, beats)
+            if beats >= STUCK_BEATS:
+                stream.abort("slow subscriber")

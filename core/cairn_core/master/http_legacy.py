@@ -6,9 +6,11 @@ all who ask at the same time; with four full reads on their way out, the next on
 """
 
 import asyncio
+import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,17 +18,24 @@ import msgspec
 from cairn_core.kit.http_server import Answer, Handler, Options, Refused, Request, Response, Router
 from cairn_core.master import legacy_json, metrics_snapshot, quota, role_summary
 from cairn_core.master.http_context import MasterContext, leader_only, redirect
+from cairn_core.master.http_slices import in_blocks, in_slices
+from cairn_core.master.operator_read import separated
 from cairn_core.master.read_model import ReadModel
+from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import Reply
 from cairn_core.mesos.operator_api import QuotaConfig, WeightInfo
 from cairn_core.mesos.types import Resource, Scalar
 from cairn_core.resources import quantities
 
-#: Records rendered between two turns of the event loop: some 5 ms.
-SLICE = 200
+T = TypeVar("T")
+
+#: Records rendered between two looks at the clock.
+STEP = 20
 REFRESH_S = 1.0
 MAX_FULL_READS = 4
-METRICS_S = 0.5
+#: Numbers are kept for this long, seconds, and for at least this many times of what they took.
+KEEP_S = 0.5
+KEEP_TIMES = 20
 #: How much of a list one answer of `/tasks` may hold when the client names no limit.
 DEFAULT_TASKS = 100
 
@@ -43,8 +52,10 @@ class Reader:
         self._fresh_until = 0.0
         self._refreshing: asyncio.Lock = asyncio.Lock()
         self._full_reads = 0
-        self._state: tuple[int, list[bytes]] = (-1, [])
-        self._metrics: tuple[float, dict[str, float]] = (0.0, {})
+        #: Answers in pieces, with the generation of the model that they were made of.
+        self._answers: dict[str, tuple[int, list[bytes]]] = {}
+        self._metrics = _Kept(self._count)
+        self._roles = _Kept(self._tally)
 
     async def refresh(self) -> ReadModel:
         """The read model, at most a second old."""
@@ -52,23 +63,56 @@ class Reader:
             now = time.monotonic()
             if now >= self._fresh_until:
                 self.model.begin(now=now)
-                while self.model.work(SLICE):  # noqa: ASYNC110 - gives others a turn
-                    await asyncio.sleep(0)
+                await in_slices(self._work())
                 self._fresh_until = time.monotonic() + REFRESH_S
         return self.model
 
-    async def full(self, request: Request, pieces: "list[bytes]", generation: int) -> Answer:
-        """A large answer, unless the client has this generation or too many are on their way."""
+    def _work(self) -> Iterator[None]:
+        while self.model.work(STEP):
+            yield
+
+    async def full(
+        self, request: Request, name: str, render: Callable[[ReadModel], Iterator[bytes]]
+    ) -> Answer:
+        """A large answer of the read model, unless the client has this generation or too many
+        are on their way; `name` names it among those that are kept."""
+        model = await self.refresh()
+        generation = model.generation
         etag = f'"{self.master.cluster.master.master_id}-{generation}"'
         if request.headers.get("If-None-Match") == etag:
             return Response.empty(304, {"ETag": etag})
+        with self.full_read():
+            pieces = await self._rendered(name, render)
+        return self.large(pieces, {"ETag": etag})
+
+    async def _rendered(
+        self, name: str, render: Callable[[ReadModel], Iterator[bytes]]
+    ) -> list[bytes]:
+        async with self._refreshing:
+            known = self._answers.get(name)
+            if known is None or known[0] != self.model.generation:
+                pieces = await in_slices(render(self.model))
+                known = self._answers[name] = (self.model.generation, pieces)
+        return known[1]
+
+    @contextlib.contextmanager
+    def full_read(self) -> Iterator[None]:
+        """Count a full read while it is made; 503 when there are enough."""
         if self._full_reads >= MAX_FULL_READS:
             raise Refused(
                 503,
                 f"{MAX_FULL_READS} full reads are being answered already",
                 headers={"Retry-After": "1"},
             )
-        return Response(body=self._counted(pieces), headers={"ETag": etag})
+        self._full_reads += 1
+        try:
+            yield
+        finally:
+            self._full_reads -= 1
+
+    def large(self, pieces: "list[bytes]", headers: Mapping[str, str] | None = None) -> Response:
+        """An answer that counts as a full read until the client has it."""
+        return Response(body=self._counted(pieces), headers=dict(headers or {}))
 
     async def _counted(self, pieces: "list[bytes]") -> AsyncIterator[bytes]:
         # counted only once the first piece is asked for: a client may be gone before
@@ -81,12 +125,9 @@ class Reader:
 
     async def state(self, request: Request) -> Answer:
         """`/state`."""
-        model = await self.refresh()
-        if self._state[0] != model.generation:
-            self._state = (model.generation, list(self._state_pieces(model)))
-        return await self.full(request, self._state[1], model.generation)
+        return await self.full(request, "state", self._state_pieces)
 
-    def _state_pieces(self, model: ReadModel) -> Iterable[bytes]:
+    def _state_pieces(self, model: ReadModel) -> Iterator[bytes]:
         cluster, leader = self.master.cluster, self.master.leader()
         info = cluster.master.info
         agents = cluster.agents.values()
@@ -124,50 +165,37 @@ class Reader:
 
     async def summary(self, request: Request) -> Answer:
         """`/state-summary`."""
-        model = await self.refresh()
+        return await self.full(request, "summary", self._summary_pieces)
+
+    def _summary_pieces(self, model: ReadModel) -> Iterator[bytes]:
         head = msgspec.json.encode({"hostname": self.master.cluster.master.info.hostname})
-        pieces = [
-            head[:-1], b',"slaves":[', *model.agent_summaries(), b'],"frameworks":[',
-            *model.framework_summaries(), b"]}",
-        ]  # fmt: skip
-        return await self.full(request, pieces, model.generation)
+        yield head[:-1]
+        yield b',"slaves":['
+        yield from model.agent_summaries()
+        yield b'],"frameworks":['
+        yield from model.framework_summaries()
+        yield b"]}"
 
     async def slaves(self, request: Request) -> Answer:
         """`/slaves?slave_id=`."""
         cluster = self.master.cluster
         wanted = request.query.get("slave_id")
-        rendered = []
-        for index, agent in enumerate(list(cluster.agents.values())):
-            if wanted is None or agent.agent_id == wanted:
-                rendered.append(msgspec.json.encode(legacy_json.agent_full(agent)))
-            if index % SLICE == SLICE - 1:
-                await asyncio.sleep(0)
-        recovered = [
-            known.info
-            for known in cluster.recovered_agents.values()
-            if wanted is None or known.agent_id == wanted
-        ]
-        return Response(
-            body=[
-                b'{"slaves":[', b",".join(rendered), b'],"recovered_slaves":[',
-                b",".join(recovered), b"]}",
-            ]
-        )  # fmt: skip
+        if wanted is None:
+            with self.full_read():
+                pieces = await in_blocks(_slaves(cluster))
+            return self.large(pieces)
+        agent, known = cluster.agents.get(wanted), cluster.recovered_agents.get(wanted)
+        full = msgspec.json.encode(legacy_json.agent_full(agent)) if agent is not None else b""
+        info = known.info if known is not None else b""
+        return Response(body=b'{"slaves":[%s],"recovered_slaves":[%s]}' % (full, info))
 
     async def frameworks(self, request: Request) -> Answer:
         """`/frameworks?framework_id=`."""
-        model = await self.refresh()
         wanted = request.query.get("framework_id")
         cluster = self.master.cluster
         if wanted is None:
-            return await self.full(
-                request,
-                [
-                    b'{"frameworks":[', *model.frameworks(), b'],"completed_frameworks":[',
-                    *model.completed_frameworks(), b'],"unregistered_frameworks":[]}',
-                ],
-                model.generation,
-            )  # fmt: skip
+            return await self.full(request, "frameworks", _frameworks)
+        model = await self.refresh()
         live, past = cluster.frameworks.get(wanted), cluster.completed_frameworks.get(wanted)
         return Response(
             body=[
@@ -185,9 +213,11 @@ class Reader:
         if order not in ("asc", "des"):
             raise Refused(400, f"query parameter order: neither 'asc' nor 'des': {order!r}")
         model = await self.refresh()
+        async with self._refreshing:
+            some = await in_slices(model.tasks())
         page = await asyncio.to_thread(
             _page,
-            model.tasks(),
+            itertools.chain.from_iterable(some),
             None if limit is None or limit < 0 else limit,
             max(0, offset or 0),
             order == "des",
@@ -196,28 +226,79 @@ class Reader:
         )
         return Response(body=[b'{"tasks":[', b",".join(page), b"]}"])
 
-    def metrics(self) -> dict[str, float]:
-        """All numbers, at most half a second old."""
-        now = time.monotonic()
-        if now - self._metrics[0] >= METRICS_S or not self._metrics[1]:
-            master = self.master
-            numbers = metrics_snapshot.snapshot(
-                master.cluster, leads=master.leads(), wall=time.time()
-            )
-            numbers |= metrics_snapshot.system()
-            numbers |= master.allocator.metrics()
-            numbers |= master.counters()
-            self._metrics = (now, numbers)
-        return self._metrics[1]
+    async def metrics(self) -> dict[str, float]:
+        """All numbers, not older than `KEEP_S`, or in a large cluster some seconds."""
+        return await self._metrics.get()
+
+    async def _count(self) -> dict[str, float]:
+        master = self.master
+        tally = metrics_snapshot.Tally()
+        await in_slices(tally.steps(master.cluster))
+        numbers = tally.numbers(master.cluster, leads=master.leads(), wall=time.time())
+        numbers |= metrics_snapshot.system()
+        numbers |= master.allocator.metrics()
+        numbers |= master.counters()
+        return numbers
+
+    async def roles(self) -> role_summary.Tally:
+        """What roles hold, as old as `metrics`."""
+        return await self._roles.get()
+
+    async def _tally(self) -> role_summary.Tally:
+        tally = role_summary.Tally()
+        await in_slices(tally.steps(self.master.cluster))
+        return tally
+
+    async def list_roles(self, request: Request) -> Answer:
+        """`/roles`."""
+        tally = await self.roles()
+        return Response.json({"roles": role_summary.summarise(self.master.cluster, tally)})
 
     async def watch(self, stop: asyncio.Event) -> None:
         """A service: lets go of what is rendered when nobody reads any more."""
         while not stop.is_set():
-            self.model.rest(now=time.monotonic())
+            if self.model.rest(now=time.monotonic()):
+                self._answers.clear()
             try:
                 await asyncio.wait_for(stop.wait(), 15.0)
             except TimeoutError:
                 continue
+
+
+class _Kept(Generic[T]):
+    """A value that is costly to make: made when asked for, and kept for a while."""
+
+    def __init__(self, make: Callable[[], Awaitable[T]]) -> None:
+        self._make = make
+        self._making = asyncio.Lock()
+        self._value: T | None = None
+        self._until = 0.0
+
+    async def get(self) -> T:
+        async with self._making:
+            began = time.monotonic()
+            if self._value is None or began >= self._until:
+                self._value = await self._make()
+                ended = time.monotonic()
+                self._until = ended + max(KEEP_S, KEEP_TIMES * (ended - began))
+            return self._value
+
+
+def _slaves(cluster: Cluster) -> Iterator[bytes]:
+    yield b'{"slaves":['
+    agents = list(cluster.agents.values())
+    yield from separated(msgspec.json.encode(legacy_json.agent_full(agent)) for agent in agents)
+    yield b'],"recovered_slaves":['
+    yield from separated(known.info for known in list(cluster.recovered_agents.values()))
+    yield b"]}"
+
+
+def _frameworks(model: ReadModel) -> Iterator[bytes]:
+    yield b'{"frameworks":['
+    yield from model.frameworks()
+    yield b'],"completed_frameworks":['
+    yield from model.completed_frameworks()
+    yield b'],"unregistered_frameworks":[]}'
 
 
 class _Key(msgspec.Struct):
@@ -233,7 +314,7 @@ class _Stamp(msgspec.Struct):
 
 
 def _page(
-    tasks: "list[bytes]",
+    tasks: Iterable[bytes],
     limit: int | None,
     offset: int,
     newest_first: bool,
@@ -258,10 +339,6 @@ class Writes:
 
     def __init__(self, master: MasterContext) -> None:
         self.master = master
-
-    async def roles(self, request: Request) -> Answer:
-        """`/roles`."""
-        return Response.json({"roles": role_summary.summarise(self.master.cluster)})
 
     async def teardown(self, request: Request) -> Answer:
         """`POST /teardown` with form `frameworkId=`."""
@@ -361,7 +438,7 @@ def mount(router: Router[Handler], master: MasterContext) -> Reader:
     router.add("/slaves", lead(reader.slaves), json_twin=True, options=_READ)
     router.add("/frameworks", lead(reader.frameworks), json_twin=True, options=_READ)
     router.add("/tasks", lead(reader.tasks), json_twin=True, options=_READ)
-    router.add("/roles", lead(writes.roles), json_twin=True, options=_READ)
+    router.add("/roles", lead(reader.list_roles), json_twin=True, options=_READ)
     router.add("/quota", lead(writes.get_quota), options=Options(jsonp=True))
     router.add("/quota", lead(writes.set_quota), ("POST",))
     router.add("/quota", lead(writes.remove_quota), ("DELETE",))
@@ -376,7 +453,7 @@ def mount(router: Router[Handler], master: MasterContext) -> Reader:
         return Response.json({"version": master.cluster.master.info.version})
 
     async def numbers(request: Request) -> Answer:
-        return Response.json(reader.metrics())
+        return Response.json(await reader.metrics())
 
     async def to_leader(request: Request) -> Answer:
         return redirect(master, request)

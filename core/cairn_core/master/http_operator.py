@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Iterator
 import msgspec
 
 from cairn_core.kit.http_server import Answer, Handler, Options, Refused, Request, Response, Router
-from cairn_core.master import operator_read, quota, role_summary
+from cairn_core.master import operator_read, quota
 from cairn_core.master.http_context import MasterContext, check_leader
 from cairn_core.master.http_events import OperatorStreams
 from cairn_core.master.http_legacy import Reader, answered, guarantee_resources, weights_of
+from cairn_core.master.http_slices import in_blocks
 from cairn_core.mesos import codec
 from cairn_core.mesos import operator_api as api
 from cairn_core.mesos.types import FrameworkID, VersionInfo
@@ -79,7 +80,7 @@ class Operator:
                 return api.Response(type=kind, get_version=api.GetVersion(version_info=version))
             case "GET_METRICS":
                 metrics = tuple(
-                    api.Metric(name=n, value=v) for n, v in self.reader.metrics().items()
+                    api.Metric(name=n, value=v) for n, v in (await self.reader.metrics()).items()
                 )
                 return api.Response(type=kind, get_metrics=api.GetMetrics(metrics=metrics))
             case "GET_LOGGING_LEVEL":
@@ -97,19 +98,19 @@ class Operator:
                 )
                 return api.Response(type=kind, get_master=info)
             case "GET_STATE":
-                return _stated(kind, operator_read.state(cluster))
+                return await self._stated(kind, operator_read.state(cluster))
             case "GET_AGENTS":
-                return _stated(kind, operator_read.agents(cluster))
+                return await self._stated(kind, operator_read.agents(cluster))
             case "GET_FRAMEWORKS":
-                return _stated(kind, operator_read.frameworks(cluster))
+                return await self._stated(kind, operator_read.frameworks(cluster))
             case "GET_EXECUTORS":
-                return _stated(kind, operator_read.executors(cluster))
+                return await self._stated(kind, operator_read.executors(cluster))
             case "GET_TASKS":
-                return _stated(kind, operator_read.tasks(cluster))
+                return await self._stated(kind, operator_read.tasks(cluster))
             case "GET_OPERATIONS":
                 return api.Response(type=kind, get_operations=api.GetOperations())
             case "GET_ROLES":
-                return api.Response(type=kind, get_roles=self._roles())
+                return api.Response(type=kind, get_roles=await self._roles())
             case "GET_WEIGHTS":
                 infos = tuple(
                     api.WeightInfo(weight=weight, role=role)
@@ -119,7 +120,7 @@ class Operator:
             case "GET_QUOTA":
                 return api.Response(type=kind, get_quota=self._quota())
             case "SUBSCRIBE":
-                return self.streams.subscribe()
+                return await self.streams.subscribe()
             case "TEARDOWN" if call.teardown is not None:
                 return answered(await master.teardown(call.teardown.framework_id.value))
             case "MARK_AGENT_GONE" if call.mark_agent_gone is not None:
@@ -139,22 +140,26 @@ class Operator:
         logging.getLogger("cairn_core").setLevel(logging.DEBUG if level else logging.INFO)
         return Response.empty()
 
-    def _roles(self) -> api.GetRoles:
+    async def _stated(self, kind: str, body: Iterator[bytes]) -> Answer:
+        name = kind.lower().encode()
+        head = b'{"type":"' + kind.encode() + b'","' + name + b'":'
+        with self.reader.full_read():
+            pieces = await in_blocks(body)
+        return self.reader.large([head, *pieces, b"}"])
+
+    async def _roles(self) -> api.GetRoles:
         cluster = self.master.cluster
-        used = role_summary.allocated(cluster)
+        tally = await self.reader.roles()
+        members = tally.members(cluster)
         return api.GetRoles(
             roles=tuple(
                 api.Role(
                     name=name,
                     weight=cluster.weights.get(name, 1.0),
-                    frameworks=tuple(
-                        FrameworkID(framework.framework_id)
-                        for framework in cluster.frameworks.values()
-                        if name in framework.roles
-                    ),
-                    resources=tuple(used[name].to_wire()) if name in used else (),
+                    frameworks=tuple(map(FrameworkID, members.get(name, ()))),
+                    resources=tuple(tally.used[name].to_wire()) if name in tally.used else (),
                 )
-                for name in role_summary.names(cluster)
+                for name in tally.names(cluster)
             )
         )
 
@@ -184,11 +189,6 @@ class Operator:
             r: set_ if set_.guarantees or set_.limits else None for r, set_ in wanted.items()
         }
         return answered(await self.master.set_quotas(changes, force=bool(update.force)))
-
-
-def _stated(kind: str, body: Iterator[bytes]) -> Response:
-    name = kind.lower().encode()
-    return Response(body=[b'{"type":"' + kind.encode() + b'","' + name + b'":', *body, b"}"])
 
 
 def read_call(request: Request, known: frozenset[str]) -> api.Call:

@@ -6,13 +6,13 @@ it can measure. Source: docs/monitoring.md of the original; telegraf and mesos_e
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.records import FrameworkRecord
 from cairn_core.mesos.types import TaskState
-from cairn_core.resources import Resources, quantities
+from cairn_core.resources import EMPTY, Resources, quantities
 
 NAMES = ("cpus", "gpus", "mem", "disk")
 #: Counters that scrapers expect to find also before the first event.
@@ -44,66 +44,78 @@ LIVE_STATES = (
 )  # fmt: skip
 
 
-def snapshot(cluster: Cluster, *, leads: bool, wall: float) -> dict[str, float]:
-    """All numbers that the tables tell. O(agents + tasks): the handler keeps it for half a second.
+class Tally:
+    """Sums over all agents and tasks, made in steps: run `steps`, then ask for `numbers`."""
 
-    wall: seconds since the epoch.
-    """
-    out: dict[str, float] = dict.fromkeys(COUNTERS, 0.0)
-    out.update((name, float(count)) for name, count in cluster.counts.items())
-    out["master/elected"] = float(leads)
-    out["master/uptime_secs"] = wall - cluster.master.start_time
-    _resources(out, cluster)
-    agents = cluster.agents.values()
-    out["master/slaves_connected"] = float(sum(agent.connected for agent in agents))
-    out["master/slaves_disconnected"] = float(sum(not agent.connected for agent in agents))
-    out["master/slaves_active"] = float(sum(agent.active for agent in agents))
-    out["master/slaves_inactive"] = float(sum(not agent.active for agent in agents))
-    out["master/slaves_unreachable"] = float(len(cluster.unreachable_agents))
-    frameworks = cluster.frameworks.values()
-    out["master/frameworks_connected"] = float(sum(f.connected for f in frameworks))
-    out["master/frameworks_disconnected"] = float(sum(not f.connected for f in frameworks))
-    out["master/frameworks_active"] = float(sum(f.active for f in frameworks))
-    out["master/frameworks_inactive"] = float(sum(not f.active for f in frameworks))
-    out["master/outstanding_offers"] = float(len(cluster.offers))
-    states: Counter[TaskState] = Counter()
-    for framework in frameworks:
-        _framework(out, framework, states)
-    for state in LIVE_STATES:
-        out[f"master/tasks_{_short(state)}"] = float(states[state])
-    return out
+    def __init__(self) -> None:
+        self._totals = {False: Counter[str](), True: Counter[str]()}
+        self._used = {False: Counter[str](), True: Counter[str]()}
+        self._states: dict[str, Counter[TaskState]] = {}
 
+    def steps(self, cluster: Cluster) -> Iterator[None]:
+        """Add up; a step is an agent, or some thousand tasks."""
+        for agent in list(cluster.agents.values()):
+            _add(self._totals, (agent.total,))
+            _add(self._used, (held for parts in agent.used.values() for held in parts.values()))
+            yield
+        for framework in list(cluster.frameworks.values()):
+            own = self._states[framework.framework_id] = Counter()
+            tasks = [*framework.tasks.values(), *framework.unreachable_tasks.values()]
+            for start in range(0, len(tasks), 1000):
+                own.update([task.state for task in tasks[start : start + 1000]])
+                yield
 
-def _resources(out: dict[str, float], cluster: Cluster) -> None:
-    totals = {False: Counter[str](), True: Counter[str]()}
-    used = {False: Counter[str](), True: Counter[str]()}
-    for agent in cluster.agents.values():
-        _add(totals, (agent.total,))
-        _add(used, (held for parts in agent.used.values() for held in parts.values()))
-    for revocable, suffix in ((False, ""), (True, "_revocable")):
-        for name in NAMES:
-            total = quantities.from_milli(totals[revocable][name])
-            taken = quantities.from_milli(used[revocable][name])
-            out[f"master/{name}{suffix}_total"] = total
-            out[f"master/{name}{suffix}_used"] = taken
-            out[f"master/{name}{suffix}_percent"] = taken / total if total else 0.0
+    def numbers(self, cluster: Cluster, *, leads: bool, wall: float) -> dict[str, float]:
+        """All numbers that the tables tell. wall: seconds since the epoch."""
+        out: dict[str, float] = dict.fromkeys(COUNTERS, 0.0)
+        out.update((name, float(count)) for name, count in cluster.counts.items())
+        out["master/elected"] = float(leads)
+        out["master/uptime_secs"] = wall - cluster.master.start_time
+        self._resources(out)
+        agents = cluster.agents.values()
+        out["master/slaves_connected"] = float(sum(agent.connected for agent in agents))
+        out["master/slaves_disconnected"] = float(sum(not agent.connected for agent in agents))
+        out["master/slaves_active"] = float(sum(agent.active for agent in agents))
+        out["master/slaves_inactive"] = float(sum(not agent.active for agent in agents))
+        out["master/slaves_unreachable"] = float(len(cluster.unreachable_agents))
+        frameworks = cluster.frameworks.values()
+        out["master/frameworks_connected"] = float(sum(f.connected for f in frameworks))
+        out["master/frameworks_disconnected"] = float(sum(not f.connected for f in frameworks))
+        out["master/frameworks_active"] = float(sum(f.active for f in frameworks))
+        out["master/frameworks_inactive"] = float(sum(not f.active for f in frameworks))
+        out["master/outstanding_offers"] = float(len(cluster.offers))
+        states: Counter[TaskState] = Counter()
+        for framework in frameworks:
+            own = self._states.get(framework.framework_id, Counter())
+            states.update(own)
+            _framework(out, framework, own)
+        for state in LIVE_STATES:
+            out[f"master/tasks_{_short(state)}"] = float(states[state])
+        return out
+
+    def _resources(self, out: dict[str, float]) -> None:
+        for revocable, suffix in ((False, ""), (True, "_revocable")):
+            for name in NAMES:
+                total = quantities.from_milli(self._totals[revocable][name])
+                taken = quantities.from_milli(self._used[revocable][name])
+                out[f"master/{name}{suffix}_total"] = total
+                out[f"master/{name}{suffix}_used"] = taken
+                out[f"master/{name}{suffix}_percent"] = taken / total if total else 0.0
 
 
 def _add(sums: Mapping[bool, "Counter[str]"], parts: Iterable[Resources]) -> None:
     for part in parts:
-        revocable = part.revocable()
+        revocable = part.revocable() if any(kind.revocable for kind in part) else EMPTY
         plain = part.non_revocable() if revocable else part
-        sums[False].update(plain.quantities())
-        if revocable:
-            sums[True].update(revocable.quantities())
+        for name, amount in plain.quantities().items():
+            sums[False][name] += amount
+        for name, amount in revocable.quantities().items():
+            sums[True][name] += amount
 
 
 def _framework(
-    out: dict[str, float], framework: FrameworkRecord, states: "Counter[TaskState]"
+    out: dict[str, float], framework: FrameworkRecord, own: "Counter[TaskState]"
 ) -> None:
-    own = Counter(task.state for task in framework.tasks.values())
-    own.update(task.state for task in framework.unreachable_tasks.values())
-    states.update(own)
     prefix = f"master/frameworks/{quote(framework.info.name, safe='')}/{framework.framework_id}"
     out[f"{prefix}/subscribed"] = float(framework.connected)
     for state, count in own.items():

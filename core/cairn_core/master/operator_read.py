@@ -1,7 +1,8 @@
 """Bodies of the operator API's reads, in pieces of JSON made straight from the records.
 
 Source: `master.proto`, messages `GetState`, `GetTasks`, `GetAgents`, `GetFrameworks`,
-`GetExecutors`. The records keep most of the JSON ready; only what changes is encoded here.
+`GetExecutors`. The records keep most of the JSON ready; only what changes is encoded here. A piece
+is one record: between two pieces the tables may change.
 """
 
 from collections.abc import Iterable, Iterator
@@ -43,26 +44,53 @@ def task(record: TaskRecord) -> bytes:
     return b"".join(parts)
 
 
+def separated(objects: Iterable[bytes]) -> Iterator[bytes]:
+    """JSON objects with commas before all but the first."""
+    first = True
+    for one in objects:
+        yield one if first else b"," + one
+        first = False
+
+
 def tasks(cluster: Cluster) -> Iterator[bytes]:
     """`GetTasks`."""
-    live = cluster.frameworks.values()
-    known = (*live, *cluster.completed_frameworks.values())
     yield b'{"tasks":['
-    yield b",".join(task(t) for framework in live for t in framework.tasks.values())
+    yield from separated(
+        task(record)
+        for framework in list(cluster.frameworks.values())
+        for record in list(framework.tasks.values())
+    )
     yield b'],"unreachable_tasks":['
-    yield b",".join(task(t) for framework in live for t in framework.unreachable_tasks.values())
+    yield from unreachable_tasks(cluster)
     yield b'],"completed_tasks":['
-    yield b",".join(task(t) for framework in known for t in framework.completed_tasks)
+    yield from completed_tasks(cluster)
     yield b"]}"
+
+
+def unreachable_tasks(cluster: Cluster) -> Iterator[bytes]:
+    """Tasks on unreachable agents."""
+    return separated(
+        task(record)
+        for framework in list(cluster.frameworks.values())
+        for record in list(framework.unreachable_tasks.values())
+    )
+
+
+def completed_tasks(cluster: Cluster) -> Iterator[bytes]:
+    """Tasks that ended, also those of completed frameworks."""
+    known = (*cluster.frameworks.values(), *cluster.completed_frameworks.values())
+    return separated(
+        task(record) for framework in known for record in list(framework.completed_tasks)
+    )
 
 
 def executors(cluster: Cluster) -> Iterator[bytes]:
     """`GetExecutors`."""
     yield b'{"executors":['
-    yield b",".join(
+    yield from separated(
         b'{"executor_info":%s,"agent_id":%s}' % (record.info, _encode({"value": record.agent_id}))
-        for framework in cluster.frameworks.values()
-        for record in framework.executors.values()
+        for framework in list(cluster.frameworks.values())
+        for record in list(framework.executors.values())
     )
     yield b"]}"
 
@@ -70,10 +98,22 @@ def executors(cluster: Cluster) -> Iterator[bytes]:
 def frameworks(cluster: Cluster) -> Iterator[bytes]:
     """`GetFrameworks`."""
     yield b'{"frameworks":['
-    yield _joined(framework(cluster, f) for f in cluster.frameworks.values())
+    live = list(cluster.frameworks.values())
+    yield from separated(framework_json(cluster, record) for record in live)
     yield b'],"completed_frameworks":['
-    yield _joined(framework(cluster, f) for f in cluster.completed_frameworks.values())
+    yield from completed_frameworks(cluster)
     yield b"]}"
+
+
+def completed_frameworks(cluster: Cluster) -> Iterator[bytes]:
+    """Frameworks that ended."""
+    ended = list(cluster.completed_frameworks.values())
+    return separated(framework_json(cluster, record) for record in ended)
+
+
+def framework_json(cluster: Cluster, record: FrameworkRecord) -> bytes:
+    """A `GetFrameworks.Framework`, encoded."""
+    return _encode(framework(cluster, record))
 
 
 def framework(cluster: Cluster, record: FrameworkRecord) -> dict[str, Any]:
@@ -111,10 +151,20 @@ def _offer(cluster: Cluster, record: OfferRecord) -> dict[str, Any]:
 def agents(cluster: Cluster) -> Iterator[bytes]:
     """`GetAgents`."""
     yield b'{"agents":['
-    yield _joined(agent(record) for record in cluster.agents.values())
+    yield from separated(agent_json(record) for record in list(cluster.agents.values()))
     yield b'],"recovered_agents":['
-    yield b",".join(known.info for known in cluster.recovered_agents.values())
+    yield from recovered_agents(cluster)
     yield b"]}"
+
+
+def recovered_agents(cluster: Cluster) -> Iterator[bytes]:
+    """Agents that are waited for after a change of masters."""
+    return separated(known.info for known in list(cluster.recovered_agents.values()))
+
+
+def agent_json(record: AgentRecord) -> bytes:
+    """A `GetAgents.Agent`, encoded."""
+    return _encode(agent(record))
 
 
 def agent(record: AgentRecord) -> dict[str, Any]:
@@ -134,10 +184,6 @@ def agent(record: AgentRecord) -> dict[str, Any]:
     if record.reregistered_time is not None:
         out["reregistered_time"] = _time(record.reregistered_time)
     return out
-
-
-def _joined(objects: Iterable[dict[str, Any]]) -> bytes:
-    return b",".join(_encode(one) for one in objects)
 
 
 def _time(seconds: float) -> TimeInfo:

@@ -7,7 +7,8 @@ nobody asks: the first read after a pause of `IDLE_S` renders everything again.
 
     changed(effect)      marks records, O(1)
     begin(now)           takes what is marked
-    work(limit) -> more  renders at most `limit` records; the shell calls it between other work
+    work(limit) -> more  renders at most `limit` records; the shell calls it between other work,
+                         as it takes the pieces
     state(), ...         pieces of the answers, made of what is rendered
 
 Costs: `work` some 20 us a record; `state` one step a chunk and a framework.
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 from cairn_core.master import legacy_json
+from cairn_core.master.operator_read import separated
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import (
     AgentChanged,
@@ -157,6 +159,7 @@ class ReadModel:
         self._marked_others = False
         self._todo: list[tuple[str, str]] = []
         self._todo_agents: list[str] = []
+        self._todo_frameworks: list[str] = []  # all tasks of these
         self._frameworks: dict[str, _Framework] = {}
         self._agents = _Section()
         self._summaries = _Section()
@@ -185,17 +188,14 @@ class ReadModel:
             self._frameworks.clear()
             self._agents = _Section()
             self._summaries = _Section()
-            self._todo = [
-                (framework.framework_id, task_id)
-                for framework in self.cluster.frameworks.values()
-                for task_id in framework.tasks
-            ]
+            self._todo = []
+            self._todo_frameworks = list(self.cluster.frameworks)
             self._todo_agents = list(self.cluster.agents)
             self._marked_others = True
         else:
             self._todo += self._marked
             self._todo_agents += self._marked_agents
-        if self._todo or self._todo_agents or self._marked_others:
+        if self._busy or self._marked_others:
             self.generation += 1
         self._marked = set()
         self._marked_agents = set()
@@ -203,21 +203,33 @@ class ReadModel:
 
     def work(self, limit: int) -> bool:
         """Render at most `limit` marked records; True while some are left."""
+        if not self._todo and self._todo_frameworks:
+            framework = self.cluster.frameworks.get(self._todo_frameworks.pop())
+            if framework is not None:
+                self._todo = [(framework.framework_id, task_id) for task_id in framework.tasks]
         for _ in range(min(limit, len(self._todo))):
             self._render_task(*self._todo.pop())
-        for _ in range(min(max(0, limit - len(self._todo)), len(self._todo_agents))):
+            limit -= 1
+        for _ in range(min(limit, len(self._todo_agents))):
             self._render_agent(self._todo_agents.pop())
-        return bool(self._todo or self._todo_agents)
+        return self._busy
 
-    def rest(self, *, now: float) -> None:
-        """Forget everything when nobody has read for a while. Called now and then."""
-        if self._warm and now - self._used_at > IDLE_S:
+    def rest(self, *, now: float) -> bool:
+        """Forget everything when nobody has read for a while; True when that was done. Called
+        now and then, and never between `begin` and the end of its work."""
+        if self._warm and not self._busy and now - self._used_at > IDLE_S:
             self._warm = False
             self._frameworks.clear()
             self._agents = _Section()
             self._summaries = _Section()
             self._marked.clear()
             self._marked_agents.clear()
+            return True
+        return False
+
+    @property
+    def _busy(self) -> bool:
+        return bool(self._todo or self._todo_frameworks or self._todo_agents)
 
     def _render_task(self, framework_id: str, task_id: str) -> None:
         framework = self.cluster.frameworks.get(framework_id)
@@ -261,9 +273,9 @@ class ReadModel:
         yield b',"tasks":['
         yield from view.tasks.pieces()
         yield b'],"unreachable_tasks":['
-        yield self._past(view, framework.unreachable_tasks.values())
+        yield from separated(self._past(view, list(framework.unreachable_tasks.values())))
         yield b'],"completed_tasks":['
-        yield self._past(view, framework.completed_tasks)
+        yield from separated(self._past(view, list(framework.completed_tasks)))
         yield b"]}"
         keep = {id(task) for task in framework.unreachable_tasks.values()}
         keep |= {id(task) for task in framework.completed_tasks}
@@ -272,21 +284,21 @@ class ReadModel:
 
     def frameworks(self) -> Iterator[bytes]:
         """JSON of all frameworks that are not completed, with commas."""
-        for index, framework in enumerate(self.cluster.frameworks.values()):
+        for index, framework in enumerate(list(self.cluster.frameworks.values())):
             if index:
                 yield b","
             yield from self.framework(framework)
 
     def completed_frameworks(self) -> Iterator[bytes]:
         """JSON of completed frameworks, with commas."""
-        for index, framework in enumerate(self.cluster.completed_frameworks.values()):
+        for index, framework in enumerate(list(self.cluster.completed_frameworks.values())):
             if index:
                 yield b","
             yield from self.framework(framework)
 
     def framework_summaries(self) -> Iterator[bytes]:
         """JSON of all frameworks with task counters, with commas."""
-        for index, framework in enumerate(self.cluster.frameworks.values()):
+        for index, framework in enumerate(list(self.cluster.frameworks.values())):
             if index:
                 yield b","
             view = self._frameworks.setdefault(framework.framework_id, _Framework())
@@ -300,21 +312,20 @@ class ReadModel:
                 summary | legacy_json.state_counts(states) | {"slave_ids": sorted(slave_ids)}
             )
 
-    def tasks(self) -> list[bytes]:
-        """JSON of every task that `/tasks` lists, in no particular order."""
-        found = [
-            rendered
-            for view in self._frameworks.values()
-            for chunk in view.tasks.chunks
-            for rendered in chunk.items.values()
-        ]
+    def tasks(self) -> Iterator[list[bytes]]:
+        """JSON of every task that `/tasks` lists, in no particular order, some at a time."""
+        for view in list(self._frameworks.values()):
+            for chunk in view.tasks.chunks:
+                yield list(chunk.items.values())
         for framework in (
             *self.cluster.frameworks.values(),
             *self.cluster.completed_frameworks.values(),
         ):
-            found += [legacy_json.task(task) for task in framework.unreachable_tasks.values()]
-            found += [legacy_json.task(task) for task in framework.completed_tasks]
-        return found
+            view = self._frameworks.setdefault(framework.framework_id, _Framework())
+            for task in self._past(view, list(framework.unreachable_tasks.values())):
+                yield [task]
+            for task in self._past(view, list(framework.completed_tasks)):
+                yield [task]
 
     @staticmethod
     def _used(framework: FrameworkRecord, view: _Framework) -> Resources:
@@ -322,14 +333,12 @@ class ReadModel:
         return Resources.sum([view.scalars, executors, *view.others])
 
     @staticmethod
-    def _past(view: _Framework, tasks: Iterable[TaskRecord]) -> bytes:
-        rendered = []
+    def _past(view: _Framework, tasks: Iterable[TaskRecord]) -> Iterator[bytes]:
         for task in tasks:
             known = view.past.get(id(task))
             if known is None or known[0].state is not task.state:
                 known = view.past[id(task)] = (task, legacy_json.task(task))
-            rendered.append(known[1])
-        return b",".join(rendered)
+            yield known[1]
 
 
 def _agent_counts(agent: AgentRecord) -> dict[str, Any]:

@@ -6,6 +6,7 @@ frozensets. Amounts add up only within one kind (see `kinds`). Source of the rul
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from types import MappingProxyType
 
 from cairn_core.mesos import types
@@ -87,8 +88,13 @@ class Resources:
     def sum(cls, parts: Iterable["Resources"]) -> "Resources":
         """Add up many, in time linear in their number."""
         bag = Bag()
+        spans_of: dict[Kind, list[Spans]] = {}
         for part in parts:
-            bag.add(part._scalars, part._ranges, part._sets)
+            bag.add(part._scalars, {}, part._sets)
+            for kind, more in part._ranges.items():
+                spans_of.setdefault(kind, []).append(more)
+        for kind, found in spans_of.items():
+            bag.add_ranges(kind, spans.normalise(chain.from_iterable(found)))
         return cls._of(bag)
 
     @classmethod
