@@ -53,6 +53,9 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
     max_offers_per_framework: Annotated[
         int, Meta(ge=1, description="outstanding offers of one framework")
     ] = 2048
+    port_rest: Annotated[
+        Seconds, _text("freed host ports are offered again after this; 0: at once")
+    ] = 60.0
     agent_ping_timeout: Annotated[Seconds, _text("time between pings of an agent")] = 15.0
     max_agent_ping_timeouts: Annotated[
         int, Meta(ge=1, description="unanswered pings after which an agent is unreachable")

@@ -248,6 +248,7 @@ def rules_settings(config: MasterConfig, secrets: dict[str, str]) -> Settings:
         agent_secrets=secrets if config.authenticate_agents else None,
         min_allocatable=config.minimum(),
         max_offers=config.max_offers_per_framework,
+        port_rest_s=config.port_rest,
         registry_gc_interval_s=config.registry_gc_interval,
         registry_max_agent_age_s=config.registry_max_agent_age,
         registry_max_agent_count=config.registry_max_agent_count,

@@ -237,7 +237,8 @@ class Facts:
         if old.attributes != agent.attributes:
             entry.refusals = None
             entry.filters_changed()
-        self._place(entry)
+        if _place_of(old) != _place_of(agent):
+            self._place(entry)
         self._wanted[agent.id] = None
 
     def activate_agent(self, agent_id: AgentId) -> None:
@@ -493,6 +494,12 @@ def added(before: Resources, after: Resources, difference: Resources) -> Mapping
     if any(kind.shared for kind in difference):
         return quantities.subtract(after.quantities(), before.quantities())
     return difference.quantities()
+
+
+def _place_of(info: AllocAgent) -> tuple[object, ...]:
+    """What `Facts._place` goes by."""
+    has_gpus = info.total.scalar("gpus") > 0
+    return info.hostname, info.attributes, info.region, info.zone, has_gpus
 
 
 def replaced_total(info: AllocAgent, total: Resources) -> AllocAgent:

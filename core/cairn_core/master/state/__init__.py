@@ -2,5 +2,5 @@
 
 `records` and `cluster` are what the master knows, `effects` what it wants done, `core` the door.
 Behind the door one module per matter: `frameworks`, `offers`, `accept` (with `validation`),
-`tasks`, `reconcile`, `agents`, `operator`.
+`tasks`, `ports`, `reconcile`, `agents`, `operator`.
 """

@@ -175,7 +175,7 @@ class _Accept:
                 found.executor_resources,
                 executor_bytes(found.executor, framework.framework_id),
             )
-            tasks.add_executor(framework, agent, executor)
+            tasks.add_executor(c, framework, agent, executor)
         task = _filled(task, framework, role, found)
         tasks.add(c, framework, agent, record_of(task, framework, role, found.resources))
         c.command(agent, agent_api.RunTask(c.epoch, c.operation_id(), framework.info, task))

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from cairn_core.extensions import AgentId, AllocAgent
+from cairn_core.extensions import AgentId
 from cairn_core.master.registry import AgentStanding, agent_record, agent_removal
-from cairn_core.master.state import offers, tasks
+from cairn_core.master.state import offers, ports, tasks
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import AgentChanged, AgentForgotten, Change, CloseLink
 from cairn_core.master.state.records import AgentRecord, KnownAgent
@@ -79,25 +79,6 @@ def refresh_record(c: Cluster, agent: AgentRecord, hello: agent_api.Hello) -> No
         "domain", "capabilities",
     ):  # fmt: skip
         setattr(agent, name, getattr(fresh, name))
-
-
-def for_allocator(agent: AgentRecord) -> AllocAgent:
-    """The agent as the allocator sees it."""
-    fault_domain = agent.domain.fault_domain if agent.domain is not None else None
-    basics = AllocAgent(
-        agent.agent_id,
-        agent.hostname,
-        agent.total,
-        agent.attributes,
-        fault_domain.region.name if fault_domain is not None else None,
-        fault_domain.zone.name if fault_domain is not None else None,
-    )
-    if not agent.capabilities:
-        return basics
-    return AllocAgent(
-        basics.id, basics.hostname, basics.total, basics.attributes, basics.region, basics.zone,
-        agent.capabilities,
-    )  # fmt: skip
 
 
 # Liveness
@@ -304,7 +285,8 @@ def changed(c: Cluster, agent: AgentRecord, info: types.AgentInfo) -> None:
     agent.attributes = info.attributes
     agent.domain = info.domain
     agent.info = info_bytes(info, agent.agent_id)
-    c.allocator.update_agent(for_allocator(agent))
+    ports.fit(agent)
+    c.allocator.update_agent(ports.for_allocator(agent))
     c.emit(AgentChanged(agent, Change.UPDATED))
     c.allocate_soon()
 

@@ -29,6 +29,7 @@ from cairn_core.master.state.settings import Settings
 from cairn_core.mesos.agent_api import Hello, Inventory, MasterMessage
 from cairn_core.mesos.scheduler_api import Event
 from cairn_core.replog.interface import Record
+from cairn_core.resources import Resources
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +64,7 @@ class Cluster:
     pids: pid to agent id, of `agents`. unheard: agent process (session) to the id that it was
         given and has not used yet. queue_end: when the last place in the queue of joiners is.
     streams: stream id to framework id. links: link to agent id. joining: links before that.
+    port_changes: agents whose resting ports the fact being handled changed; what rested before.
     now, wall: time of the fact that is being handled. out: its effects so far.
     """
 
@@ -87,6 +89,7 @@ class Cluster:
     pids: dict[str, AgentId] = field(default_factory=dict)
     unheard: dict[str, AgentId] = field(default_factory=dict)
     queue_end: float = 0.0
+    port_changes: dict[str, Resources] = field(default_factory=dict)
     now: float = 0.0
     wall: float = 0.0
     out: list[Effect] = field(default_factory=list)

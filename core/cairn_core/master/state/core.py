@@ -21,6 +21,7 @@ from cairn_core.master.state import (
     frameworks,
     offers,
     operator,
+    ports,
     reconcile,
     registration,
     tasks,
@@ -55,6 +56,7 @@ class MasterCore:
             "ping": agents.ping_due,
             "agent": agents.reregistration_due,
             "recovered": agents.recovery_due,
+            ports.NAME: ports.rest_due,
             "registry": lambda cluster, _: agents.forget_old(cluster),
         }
 
@@ -100,6 +102,7 @@ class MasterCore:
         return c
 
     def _effects(self) -> list[Effect]:
+        ports.settle(self.cluster)
         effects, self.cluster.out = self.cluster.out, []
         return effects
 

@@ -11,10 +11,12 @@ def check(c: Cluster) -> None:
     - An offer is in three tables, or in none; its framework and its agent are active.
     - A live task is in its framework's and in its agent's table.
     - What an agent has `used` is the sum of what its tasks and executors hold.
-    - All resources of an agent are in one place: offers and used are within its total.
+    - All resources of an agent are in one place: what is used, in offers, and resting ports are
+      apart from each other and within its total.
     - An ended task holds nothing.
     """
     assert not c.out, f"effects left over: {c.out[:3]}"
+    assert not c.port_changes
     _check_offers(c)
     for framework_id, framework in c.frameworks.items():
         assert framework.framework_id == framework_id
@@ -75,6 +77,9 @@ def _check_agent(c: Cluster, agent: AgentRecord) -> None:
     }
     assert used == {key: resources for key, resources in held.items() if resources}
     left = agent.total
-    for part in (*used.values(), *(offer.resources for offer in agent.offers.values())):
+    assert agent.resting == Resources.sum(ports for _, ports in agent.rests)
+    assert not agent.rests or agent.rest_deadline is not None
+    offered = (offer.resources for offer in agent.offers.values())
+    for part in (*used.values(), *offered, agent.resting):
         assert left.contains(part), f"agent {agent.agent_id}: {part} is not in {left}"
         left = left - part

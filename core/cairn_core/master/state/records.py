@@ -17,7 +17,7 @@ from cairn_core.extensions import AgentId, Constraint, FrameworkId
 from cairn_core.mesos import types
 from cairn_core.mesos.scheduler_api import OfferConstraints
 from cairn_core.mesos.types import Message, TaskState
-from cairn_core.resources import Resources
+from cairn_core.resources import EMPTY, Resources
 
 #: What is remembered of the past, as in the original.
 MAX_COMPLETED_FRAMEWORKS = 50
@@ -206,6 +206,8 @@ class AgentRecord:
     tasks: by framework id and task id. executors: by framework id and executor id.
     used: by framework id and role, what tasks and executors hold.
     kills: (framework id, task id) whose kill waits for the agent's return.
+    rests: freed ports that are not offered yet, each with the end of its rest (monotonic seconds),
+        the oldest first. resting: the sum. rest_deadline: when they are looked at next.
     """
 
     agent_id: AgentId
@@ -234,6 +236,9 @@ class AgentRecord:
     offers: dict[str, OfferRecord] = field(default_factory=dict)
     used: dict[str, dict[str, Resources]] = field(default_factory=dict)
     kills: dict[tuple[str, str], types.KillPolicy | None] = field(default_factory=dict)
+    rests: deque[tuple[float, Resources]] = field(default_factory=deque)
+    resting: Resources = EMPTY
+    rest_deadline: float | None = None
 
 
 @dataclass(slots=True, frozen=True)

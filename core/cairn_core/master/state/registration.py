@@ -10,7 +10,7 @@ import msgspec
 
 from cairn_core.extensions import AgentId, FrameworkId
 from cairn_core.master.registry import AgentStanding, agent_record
-from cairn_core.master.state import agents, frameworks, tasks
+from cairn_core.master.state import agents, frameworks, ports, tasks
 from cairn_core.master.state.cluster import Cluster, Joining
 from cairn_core.master.state.effects import (
     AgentChanged,
@@ -98,6 +98,7 @@ def _register(c: Cluster, joining: Joining, agent_id: AgentId) -> None:
             agent.reregistered_time = c.wall
     else:
         agents.refresh_record(c, agent, joining.hello)
+        ports.fit(agent)
         agent.reregistered_time = c.wall
         c.counts["master/slave_reregistrations"] += 1
     merge = _Merge(c, agent, known, was_unreachable)
@@ -110,12 +111,12 @@ def _register(c: Cluster, joining: Joining, agent_id: AgentId) -> None:
     agent.pings = 0
     c.links[joining.link] = agent_id
     if known:
-        c.allocator.update_agent(agents.for_allocator(agent))
+        c.allocator.update_agent(ports.for_allocator(agent))
         if agent.active:
             c.allocator.activate_agent(agent_id)
     else:
         used = {FrameworkId(f): roles for f, roles in agent.used.items()}
-        c.allocator.add_agent(agents.for_allocator(agent), used)
+        c.allocator.add_agent(ports.for_allocator(agent), used)
     c.command(agent, agent_api.Registered(expected))
     merge.tell_of_frameworks()
     for key, policy in agent.kills.items():
@@ -233,7 +234,7 @@ class _Merge:
             resources,
             executor_bytes(executor.info, framework.framework_id),
         )
-        tasks.add_executor(framework, self.agent, record)
+        tasks.add_executor(self.c, framework, self.agent, record)
         self._taken(record)
 
     def _task(self, task: types.Task) -> None:

@@ -16,6 +16,7 @@ class Settings:
     agent_secrets: principal to secret when agents must authenticate, else None.
     authenticate_frameworks: a framework must subscribe with a principal.
     min_allocatable: alternatives of which an offer must hold one, thousandths by resource name.
+    port_rest_s: freed host ports are offered again after this; 0: at once.
     max_offers: outstanding offers of one framework; what comes beyond is refused in its name
         for 5 s.
     max_joining: agents whose inventory is being read at the same time.
@@ -34,6 +35,7 @@ class Settings:
     min_allocatable: tuple[Mapping[str, int], ...] = field(
         default_factory=lambda: ({"cpus": 10}, {"mem": 32_000})
     )
+    port_rest_s: float = 60.0
     max_offers: int = 2048
     max_joining: int = 256
     joins_per_s: float = 500.0

@@ -2,13 +2,15 @@
 
     STAGING -> STARTING -> RUNNING -> KILLING -> terminal; UNREACHABLE until the agent returns
 
-Resources are given back at the first terminal state seen; the record goes when the framework has
-acknowledged a terminal update. Source: Apache Mesos `src/master/master.cpp` (`updateTask`,
-`removeTask`, `statusUpdate`, `acknowledge`, `kill`) and `docs/task-state-reasons.md`.
+Resources are given back at the first terminal state seen, ports after a rest (`ports`); the record
+goes when the framework has acknowledged a terminal update. Source: Apache Mesos
+`src/master/master.cpp` (`updateTask`, `removeTask`, `statusUpdate`, `acknowledge`, `kill`) and
+`docs/task-state-reasons.md`.
 """
 
 import msgspec
 
+from cairn_core.master.state import ports
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import Change, TaskChanged
 from cairn_core.master.state.records import (
@@ -73,14 +75,20 @@ def send(c: Cluster, framework: FrameworkRecord, status: TaskStatus) -> None:
 # What runs where
 
 
-def hold(agent: AgentRecord, framework_id: str, role: str, resources: Resources) -> None:
+def hold(
+    c: Cluster, agent: AgentRecord, framework_id: str, role: str, resources: Resources
+) -> None:
     """Count resources as used on the agent."""
+    ports.take(c, agent, resources)
     roles = agent.used.setdefault(framework_id, {})
     roles[role] = roles.get(role, EMPTY) + resources
 
 
-def release(agent: AgentRecord, framework_id: str, role: str, resources: Resources) -> None:
-    """No longer used on the agent."""
+def release(
+    c: Cluster, agent: AgentRecord, framework_id: str, role: str, resources: Resources
+) -> None:
+    """No longer used on the agent; its ports rest."""
+    ports.rest(c, agent, resources)
     roles = agent.used[framework_id]
     left = roles[role] - resources
     if left:
@@ -96,15 +104,17 @@ def add(c: Cluster, framework: FrameworkRecord, agent: AgentRecord, task: TaskRe
     framework.tasks[task.task_id] = task
     agent.tasks.setdefault(task.framework_id, {})[task.task_id] = task
     if task.holds:
-        hold(agent, task.framework_id, task.role, task.resources)
+        hold(c, agent, task.framework_id, task.role, task.resources)
     c.emit(TaskChanged(task, Change.ADDED))
 
 
-def add_executor(framework: FrameworkRecord, agent: AgentRecord, executor: ExecutorRecord) -> None:
+def add_executor(
+    c: Cluster, framework: FrameworkRecord, agent: AgentRecord, executor: ExecutorRecord
+) -> None:
     """Put an executor into the tables; its resources are allocated to it already."""
     framework.executors[(executor.agent_id, executor.executor_id)] = executor
     agent.executors.setdefault(executor.framework_id, {})[executor.executor_id] = executor
-    hold(agent, executor.framework_id, executor.role, executor.resources)
+    hold(c, agent, executor.framework_id, executor.role, executor.resources)
 
 
 def remove_executor(c: Cluster, framework: FrameworkRecord, executor: ExecutorRecord) -> None:
@@ -116,7 +126,7 @@ def remove_executor(c: Cluster, framework: FrameworkRecord, executor: ExecutorRe
         del of_framework[executor.executor_id]
         if not of_framework:
             del agent.executors[executor.framework_id]
-        release(agent, executor.framework_id, executor.role, executor.resources)
+        release(c, agent, executor.framework_id, executor.role, executor.resources)
     _give_back(c, executor)
 
 
@@ -127,7 +137,7 @@ def free(c: Cluster, task: TaskRecord) -> None:
     task.holds = False
     agent = c.agents.get(task.agent_id)
     if agent is not None:
-        release(agent, task.framework_id, task.role, task.resources)
+        release(c, agent, task.framework_id, task.role, task.resources)
     _give_back(c, task)
 
 
