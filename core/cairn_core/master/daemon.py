@@ -36,6 +36,7 @@ from cairn_core.kit.http_server import Answer, Handler, HttpServer, Options, Req
 from cairn_core.kit.http_standard import add_standard_routes
 from cairn_core.kit.io_feed import FEED_PATH, FeedServer
 from cairn_core.kit.listeners import Listener
+from cairn_core.kit.loop_lag import BUCKETS
 from cairn_core.kit.metrics import Metrics
 from cairn_core.master import http_legacy, http_operator
 from cairn_core.master.config import MasterConfig, read_credentials
@@ -114,7 +115,14 @@ async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
         await stop.wait()
         master.stop()
 
-    services = [quiesce, *server.services, lead, master.allocate, master.schedulers.heartbeats]
+    services = [
+        quiesce,
+        *server.services,
+        lead,
+        master.allocate,
+        master.schedulers.heartbeats,
+        master.lag.run,
+    ]
     return Assembly(master, server.http, services, secrets)
 
 
@@ -324,6 +332,9 @@ def _export(metrics: Metrics, master: Master) -> None:
         "allocation_round_seconds": lambda: master.round_s,
         "registry_store_seconds": lambda: master.registry.store_s,
     }
+    master.lag.histogram = metrics.histogram(
+        "loop_lag_seconds", "by how much the event loop was late", buckets=BUCKETS
+    )
     for name, read in gauges.items():
         metrics.gauge(name, f"see {name.replace('_', ' ')}").set_function(read)
 

@@ -13,6 +13,7 @@ from typing import Any, assert_never
 
 from cairn_core.errors import Unavailable, shorten
 from cairn_core.extensions import Allocator
+from cairn_core.kit.loop_lag import LoopLag
 from cairn_core.master.http_scheduler import SchedulerApi
 from cairn_core.master.io_agents import AgentLinks
 from cairn_core.master.io_registry import RegistryWriter
@@ -72,6 +73,7 @@ class Master:
         self.stopped = False
         self.rounds = 0
         self.round_s = 0.0
+        self.lag = LoopLag()
         self._interval_s = allocation_interval_s
         self._loop = asyncio.get_running_loop()
         self._leader: MasterInfo | None = None
@@ -118,6 +120,7 @@ class Master:
             "allocator/mesos/allocation_run_ms": self.round_s * 1000,
             "allocator/mesos/allocation_runs": float(self.rounds),
             "master/event_queue_http_requests": float(len(self._answers)),
+            **{f"master/loop_lag_ms/{name}": ms for name, ms in self.lag.quantiles().items()},
         }
 
     def listen_changes(self, listener: Callable[[Changed], None]) -> None:
