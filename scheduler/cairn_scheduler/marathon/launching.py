@@ -123,7 +123,7 @@ class Launcher:
 
     def unsure(self) -> None:
         """Nobody knows which calls arrived: whatever is wanted is asked for again."""
-        self._suppressed = set(self._roles)
+        self._suppressed.clear()
         self._revived_at = None
 
     def launchable(self, app: App) -> bool:
@@ -171,10 +171,8 @@ class Launcher:
         ):
             return
         roles = tuple(sorted(self._wanted))
-        # A new subscription has offers coming anyway.
-        if self._revived_at is not None or self._suppressed & self._wanted:
-            self._ledger.emit(ReviveOffers(roles))
-            self.revives += 1
+        self._ledger.emit(ReviveOffers(roles))
+        self.revives += 1
         self._revived_at = self._ledger.now
         self._suppressed -= self._wanted
         for role in roles:
