@@ -290,8 +290,13 @@ class LinuxLauncher(Launcher):
             self._settle()
         fork = await super().fork(container_id, spec)
         try:
-            self.cgroups.create(self.controller, group_of(container_id))
-            self.cgroups.add(self.controller, group_of(container_id), fork.processes.init.pid)
+            group = group_of(container_id)
+            self.cgroups.create(self.controller, group)
+            # The first move waits some 10 ms until all processors have taken note (RCU); those of
+            # the isolators, right after it, do not.
+            await asyncio.to_thread(
+                self.cgroups.add, self.controller, group, fork.processes.init.pid
+            )
         except BaseException:
             fork.close()
             raise

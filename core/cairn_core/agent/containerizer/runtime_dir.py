@@ -7,7 +7,9 @@
                                  /termination    how it ended, once everything is cleaned up (JSON)
                                  /containers/<nested id>/...
 
-Places and names follow the original (mesos src/slave/containerizer/mesos/paths.hpp).
+Places and names follow the original (mesos src/slave/containerizer/mesos/paths.hpp). Files appear
+whole or not at all whatever happens to the writer. Nothing is forced to a disk: no container
+outlives its machine's kernel, and neither need what is written about it.
 """
 
 import os
@@ -131,7 +133,6 @@ class RuntimeDir:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, data)
-            os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)

@@ -74,20 +74,17 @@ class Connection:
 
 
 def write_status(path: str, status: int) -> None:
-    """Write the wait status so that it is there whole or not at all, even after a crash."""
+    """Write the wait status so that it is there whole or not at all, also if we are killed.
+
+    It need not outlive the machine's kernel (see runtime_dir.py), so nothing waits for a disk.
+    """
     temporary = f"{path}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         os.write(fd, str(status).encode())
-        os.fsync(fd)
     finally:
         os.close(fd)
     os.rename(temporary, path)
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 class Monitor:
