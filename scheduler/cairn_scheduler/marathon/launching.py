@@ -128,10 +128,11 @@ class Launcher:
 
     def launchable(self, app: App) -> bool:
         """Whether offers can be used for an app now."""
-        return (
-            self._ledger.tables.backoff.left_s(app, now=self._ledger.now) <= 0
-            and obstacle(app, self.rules) is None
-        )
+        return not self._delayed(app) and obstacle(app, self.rules) is None
+
+    def _delayed(self, app: App) -> bool:
+        deadline = self._ledger.tables.backoff.deadline(app)
+        return deadline is not None and deadline > self._ledger.now
 
     def _app(self, app_id: str) -> App | None:
         """What an app's first waiting instance would be launched as."""
@@ -155,9 +156,8 @@ class Launcher:
             if app is None:
                 continue
             tables.queue.setdefault(app_id, QueueStatistics(since=ledger.wall))
-            left = tables.backoff.left_s(app, now=ledger.now)
-            if left > 0:
-                heapq.heappush(self._delays, (ledger.now + left, app_id))
+            if self._delayed(app):
+                heapq.heappush(self._delays, (tables.backoff.deadline(app) or 0.0, app_id))
             elif obstacle(app, self.rules) is None:
                 self._wanted.add(app.role)
         self._tracker.demand.clear()
@@ -195,7 +195,7 @@ class Launcher:
             if role in busy:
                 self._idle_since.pop(role, None)
             elif role not in self._suppressed and (
-                now - self._idle_since.setdefault(role, now) >= SUPPRESS_AFTER_S
+                now >= self._idle_since.setdefault(role, now) + SUPPRESS_AFTER_S
             ):
                 idle.append(role)
         if idle:
@@ -268,7 +268,7 @@ class Launcher:
             if app is None:
                 at += 1
                 continue
-            if ledger.tables.backoff.left_s(app, now=ledger.now) > 0:
+            if self._delayed(app):
                 return False
             end = at + 1
             while end < len(ids) and (self._launch_app(ledger.tables.instances[ids[end]]) is app):

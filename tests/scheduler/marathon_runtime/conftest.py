@@ -324,9 +324,13 @@ class World:
         """Let everything happen for a while."""
         limit = self.now + seconds
         self.quiet()
+        still = 0
         while self.now < limit:
+            before = self.now
             self.pass_time(limit)
             self.quiet()
+            still = still + 1 if self.now == before else 0
+            assert still < 100, "the same moment is due again and again"
 
     def until(self, condition: Callable[[], object], seconds: float = 3600.0) -> None:
         """Let everything happen until a condition holds."""
