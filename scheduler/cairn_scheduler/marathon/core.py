@@ -13,6 +13,7 @@ from random import Random
 from cairn_core.mesos.scheduler_api import Offer, SchedulerMessage
 from cairn_core.mesos.types import TaskStatus
 from cairn_scheduler.marathon import events
+from cairn_scheduler.marathon.change import ChangeRules, Wish
 from cairn_scheduler.marathon.deploying import Deployer, MakeRoot
 from cairn_scheduler.marathon.effects import Done, Outcome, Probed, Reply, Result
 from cairn_scheduler.marathon.errors import MarathonError, not_queued
@@ -42,10 +43,7 @@ class CoreSettings:
     matching: MatchRules = field(default_factory=MatchRules)
     building: BuildRules = field(default_factory=BuildRules)
     max_versions: int = MAX_VERSIONS
-    port_min: int = 10000
-    port_max: int = 20000
-    max_apps: int = 0
-    max_deployments: int = 100
+    changing: ChangeRules = field(default_factory=ChangeRules)
     scale_check_s: float = 300.0
 
 
@@ -65,10 +63,7 @@ class MarathonCore:
             self.tracker,
             self.launcher,
             rng,
-            port_min=settings.port_min,
-            port_max=settings.port_max,
-            max_apps=settings.max_apps,
-            max_deployments=settings.max_deployments,
+            settings.changing,
         )
         self._settle_at: float | None = None
         self._sweep_at = 0.0
@@ -232,7 +227,7 @@ class MarathonCore:
     def dry_run(self, make_root: MakeRoot, *, now: float, wall: float) -> Plan:
         """The plan that a change would make. Raises MarathonError; changes nothing."""
         self._begin(now, wall)
-        return self.deployer.plan(make_root)[1]
+        return self.deployer.prepare(make_root, Wish()).plan
 
     def kill_instances(
         self,

@@ -1,6 +1,6 @@
 """Changes of what shall run, and the deployments that carry them out.
 
-    change -> service ports -> versions -> plan -> locks -> log (root and plan) -> first step
+    change -> ports, versions, validation, plan, locks (`change`) -> log (root, plan) -> first step
 
 A deployment is looked at whenever something about its apps changed; which step is next, and what
 it asks for, comes from the instances alone (`execution`). Apps that no deployment holds are kept
@@ -16,10 +16,11 @@ from msgspec.structs import replace
 from cairn_scheduler.marathon import events, instance_ids, timestamps
 from cairn_scheduler.marathon import instances as rules
 from cairn_scheduler.marathon.app import App, scaled
+from cairn_scheduler.marathon.change import ChangeRules, Prepared, Wish, prepare
 from cairn_scheduler.marathon.conditions import Goal
 from cairn_scheduler.marathon.deployments import plan_json, step_json
 from cairn_scheduler.marathon.effects import Deployed, Killed
-from cairn_scheduler.marathon.errors import IllegalArgument, NotValid, scale_and_wipe
+from cairn_scheduler.marathon.errors import scale_and_wipe
 from cairn_scheduler.marathon.execution import Work, advance
 from cairn_scheduler.marathon.groups import RootGroup, put_app
 from cairn_scheduler.marathon.instances import Instance
@@ -28,16 +29,12 @@ from cairn_scheduler.marathon.planner import (
     Action,
     ActionKind,
     Plan,
-    admit,
-    make_plan,
     revert,
 )
 from cairn_scheduler.marathon.scaling import propose
 from cairn_scheduler.marathon.store import Ledger, changed
 from cairn_scheduler.marathon.tables import Deployment
 from cairn_scheduler.marathon.tracking import Tracker
-from cairn_scheduler.marathon.validation import validate_change
-from cairn_scheduler.marathon.versions import assign_service_ports, stamp
 
 MakeRoot = Callable[[RootGroup], RootGroup]
 #: Looks at what is dirty within one fact; what is left then is looked at with the next one.
@@ -45,52 +42,40 @@ MAX_LOOKS = 20
 
 
 class Deployer:
-    """See the module. port_min, port_max: service ports to give out."""
+    """See the module. rng: gives the ids of plans and instances."""
 
     def __init__(
         self,
         tracker: Tracker,
         launcher: Launcher,
         rng: Random,
-        *,
-        port_min: int = 10000,
-        port_max: int = 20000,
-        max_apps: int = 0,
-        max_deployments: int = 100,
+        rules: ChangeRules,
     ) -> None:
         self._tracker = tracker
         self._launcher = launcher
         self._ledger: Ledger = tracker.ledger
         self._rng = rng
-        self._ports = (port_min, port_max)
-        self._max_apps = max_apps
-        self._max_deployments = max_deployments
+        self._rules = rules
         #: Steps' actions that are done, by deployment, until something about their app changes.
         self._done: dict[str, set[tuple[int, int]]] = {}
 
     # Changes
 
-    def plan(
-        self,
-        make_root: MakeRoot,
-        restarts: Collection[str] = (),
-        kill: Mapping[str, Sequence[str]] | None = None,
-        *,
-        force: bool = False,
-    ) -> tuple[RootGroup, Plan]:
-        """The new root, stamped, and the plan that leads to it. Raises MarathonError."""
+    def prepare(self, make_root: MakeRoot, wish: Wish, running: Sequence[Plan] = ()) -> Prepared:
+        """What a change leads to: the new root, its plan, what gives way. Raises MarathonError.
+
+        running: the deployments that may be in the way.
+        """
         old = self._ledger.tables.root
-        new = make_root(old)
-        if self._max_apps and len(new.apps) > max(self._max_apps, len(old.apps)):
-            raise IllegalArgument(f"no more than {self._max_apps} apps are allowed")
-        version = timestamps.next_version(self._ledger.wall, old.version)
-        new = stamp(old, assign_service_ports(old, new, *self._ports), version, restarts)
-        for before, after in changed(old.apps, new.apps).values():
-            if before is not None and after is not None:
-                faults = validate_change(before, after, force=force)
-                if faults:
-                    raise NotValid(faults)
-        return new, make_plan(old, new, str(self._uuid()), kill)
+        return prepare(
+            old,
+            make_root(old),
+            running,
+            self._rules,
+            wish,
+            version=timestamps.next_version(self._ledger.wall, old.version),
+            plan_id=str(self._uuid()),
+        )
 
     def change_root(
         self,
@@ -104,13 +89,15 @@ class Deployer:
         """Change what shall run, and begin to carry it out. Raises MarathonError."""
         ledger, tables = self._ledger, self._ledger.tables
         old = tables.root
-        new, plan = self.plan(make_root, restarts, kill, force=force)
-        cancelled = admit(plan, tables.running_plans(), force=force, limit=self._max_deployments)
+        prepared = self.prepare(
+            make_root, Wish(force, restarts, kill or {}), tables.running_plans()
+        )
+        new, plan = prepared.root, prepared.plan
         apps, groups = changed(old.apps, new.apps), changed(old.groups, new.groups)
         if not apps and not groups and plan.is_empty:
             return Deployed(Plan(plan.id, old.version), old)
         ledger.set_root(new)
-        for other in cancelled:
+        for other in prepared.cancelled:
             self._cancel(tables.deployments[other.id], f"replaced by deployment {plan.id}")
         stamp_now = self._stamp()
         ledger.publish(

@@ -15,6 +15,7 @@ from typing import assert_never
 from cairn_core.errors import Unavailable
 from cairn_core.framework.io_client import Disconnected, Notice
 from cairn_core.replog.state import KeyedStore
+from cairn_scheduler.marathon.change import ChangeRules
 from cairn_scheduler.marathon.config import MarathonConfig
 from cairn_scheduler.marathon.context import MakeRoot
 from cairn_scheduler.marathon.core import CoreSettings, MarathonCore
@@ -75,10 +76,14 @@ def core_settings(config: MarathonConfig) -> CoreSettings:
         matching=config.match_rules(),
         building=config.build_rules(),
         max_versions=config.zk_max_versions,
-        port_min=config.local_port_min,
-        port_max=config.local_port_max,
-        max_apps=config.max_apps,
-        max_deployments=config.max_running_deployments,
+        changing=ChangeRules(
+            features=frozenset(config.enable_features),
+            default_role=config.mesos_role,
+            first_port=config.local_port_min,
+            last_port=config.local_port_max,
+            max_apps=config.max_apps or None,
+            max_deployments=config.max_running_deployments,
+        ),
         scale_check_s=config.scale_apps_interval / 1000,
     )
 
