@@ -44,6 +44,13 @@ C = TypeVar("C", bound=msgspec.Struct)
 Service: TypeAlias = Callable[[asyncio.Event], Awaitable[None]]
 
 
+#: New objects after which the collector looks at them, and how often it does before it looks at
+#: those that survived.
+YOUNG, MIDDLE = 5_000, 5
+#: More collections of the middle generation between two looks than this: some 50,000 objects.
+MUCH = 2
+
+
 class ServiceEnded(LocalError):
     """A service returned without being asked; that is a bug in it."""
 
@@ -217,15 +224,26 @@ def work_dir_lock(path: Path) -> Iterator[None]:
 
 
 async def collect_when_idle(
-    stop: asyncio.Event, *, every_s: float = 60.0, busy: float = 0.3, at_most_s: float = 900.0
+    stop: asyncio.Event,
+    *,
+    every_s: float = 60.0,
+    busy: float = 0.3,
+    at_most_s: float = 900.0,
+    deep_s: float = 86400.0,
 ) -> None:
-    """Run full garbage collections when the process is idle, instead of in the middle of work.
+    """Look for garbage in cycles when the process is idle, instead of in the middle of work.
+
+    What survives is frozen, so that the next look only sees what came since. Where much came
+    since the last look, that is data: looking at it all would hold up the loop, so it is frozen
+    as it is. Cycles that become garbage later wait for the deep look at everything.
 
     every_s: how often to look. busy: fraction of a core used since the last look above which a
-    collection is put off, but never for longer than `at_most_s`.
+    collection is put off, but never for longer than `at_most_s`. deep_s: time between deep looks,
+    which wait for an idle moment.
     """
-    collected = looked = time.monotonic()
+    collected = deep = looked = time.monotonic()
     used = time.process_time()
+    promoted = _promotions()
     while not stop.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(every_s):
@@ -234,17 +252,34 @@ async def collect_when_idle(
         now, cpu = time.monotonic(), time.process_time()
         idle = (cpu - used) / max(now - looked, 1e-3) < busy
         looked, used = now, cpu
-        if idle or now - collected >= at_most_s:
+        if _promotions() - promoted > MUCH:
+            gc.freeze()
+        elif idle and now - deep >= deep_s:
+            gc.unfreeze()
             gc.collect()
-            collected = time.monotonic()
+            gc.freeze()
+            collected = deep = now
+        elif idle or now - collected >= at_most_s:
+            gc.collect()
+            gc.freeze()
+            collected = now
+        else:
+            continue
+        promoted = _promotions()
+
+
+def _promotions() -> int:
+    """How often survivors were moved to the generation that only full collections look at."""
+    return int(gc.get_stats()[1]["collections"])
 
 
 def _tame_gc() -> None:
     """What start-up made stays; full collections no longer start by themselves."""
     gc.collect()
     gc.freeze()
-    # young garbage is cheap to collect; the third number would start a full collection
-    gc.set_threshold(50_000, 20, 1_000_000)
+    # A collection of the middle generation looks at up to YOUNG * MIDDLE objects: a few
+    # milliseconds. The third number would start a full collection.
+    gc.set_threshold(YOUNG, MIDDLE, 1_000_000)
 
 
 def main(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -10,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cairn_core.errors import LocalError
-from cairn_core.kit import logs
+from cairn_core.kit import daemon, logs
 from cairn_core.kit.daemon import ServiceEnded, inherited_sockets, notify, run, work_dir_lock
 
 PROGRAM = """
@@ -228,3 +231,43 @@ def test_log_lines_cannot_be_forged() -> None:
         "logger": "cairn",
         "message": "got a\nb\x1b[0m",
     }
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - conditions come from anywhere
+            await asyncio.sleep(0.001)
+
+
+async def test_garbage_is_collected_when_idle_and_data_is_frozen() -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.myself = self
+
+    before, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    stop = asyncio.Event()
+    gc.set_threshold(100_000, 100, 100)  # nothing is collected unasked
+    try:
+        async with asyncio.TaskGroup() as group:
+            ref = weakref.ref(Node())
+            group.create_task(daemon.collect_when_idle(stop, every_s=0.001, busy=1e9, deep_s=1e9))
+            await until(lambda: ref() is None)
+            await until(lambda: gc.get_freeze_count() > before)
+            kept = Node()
+            again = weakref.ref(kept)
+            for _ in range(daemon.MUCH + 1):
+                gc.collect(1)
+            count = gc.get_freeze_count()
+            await until(lambda: gc.get_freeze_count() > count)
+            assert not any(one is kept for one in gc.get_objects())
+            del kept
+            stop.set()
+        assert again() is not None  # frozen: only a deep look finds it
+        stop.clear()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(daemon.collect_when_idle(stop, every_s=0.001, busy=1e9, deep_s=0.0))
+            await until(lambda: again() is None)
+            stop.set()
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
