@@ -1,7 +1,8 @@
-"""An agent of the simulation: keeps what a good agent keeps, and asserts what it must never see.
+"""A light agent of the simulation: keeps what a good agent keeps, asserts what it must never see.
 
-Its tasks and its notes (id, epoch, unacknowledged updates) survive its crashes, as executors and
-the disk do. A task either runs until it is killed or ends by itself after a while.
+It stands for the agent where thousands are wanted; `host` runs the real rules instead. Its tasks
+and its notes (id, epoch, unacknowledged updates) survive its crashes, as executors and the disk do.
+A task either runs until it is killed or ends by itself after a while.
 """
 
 import uuid
@@ -10,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cairn_core.mesos import agent_api, types
-from cairn_core.mesos.agent_api import AgentMessage, MasterMessage
+from cairn_core.mesos.agent_api import MasterMessage
 from cairn_core.mesos.types import Reason, Source, TaskState, TaskStatus
 from cairn_core.resources import EMPTY, Resources
-from cairn_core.testing.sim.master import MASTER_END, PEER_END, SimMaster
-from cairn_core.testing.sim.world import Connection, World
+from cairn_core.testing.sim.link import LinkedAgent
+from cairn_core.testing.sim.master import SimMaster
+from cairn_core.testing.sim.world import World
 
 RETRY_S = 5.0
-BACKOFF_S = 1.0
 CHUNK = 20
 
 
@@ -53,7 +54,7 @@ class SimTask:
         )
 
 
-class SimAgent:
+class SimAgent(LinkedAgent):
     """One agent. launches: shared by all agents, counts the starts of each task."""
 
     def __init__(
@@ -67,142 +68,55 @@ class SimAgent:
         task_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         """task_s: seconds after which a new task ends by itself; None for never."""
-        self.world = world
-        self.master = master
-        self.number = number
+        super().__init__(world, master, number)
         self.resources = resources
-        self.up = False
-        self.cut_off = False
-        self.shut_down = False
         self.agent_id: types.AgentID | None = None
         self.epoch = 0
         self.applied: set[str] = set()
         self.tasks: dict[tuple[str, str], SimTask] = {}
-        self.registered = False
         self._launches = launches
         self._task_s = task_s
-        self._connection: Connection | None = None
-        self._to_master: Callable[[AgentMessage], None] | None = None
-        self._session = ""
-        self._life = 0
-        self._heard = 0.0
-        self._ping_timeout_s = 75.0
 
     # Life
 
     def start(self) -> None:
         """The process starts; what ran goes on running."""
-        self.up = True
-        self._life += 1
-        self._session = f"session-{self.number}-{self._life}"
+        self._begin_life()
         self._connect_later()
 
     def crash(self) -> None:
         """The process ends; tasks go on."""
-        self.up = False
-        self._life += 1
-        self._drop()
+        self._end_life()
 
-    def cut(self) -> None:
-        """The network to the master is gone, and nobody is told: packets vanish."""
-        self.cut_off = True
-        if self._connection is not None:
-            self._connection.vanish()
-
-    def heal(self) -> None:
-        """The network is back."""
-        self.cut_off = False
-
-    def _drop(self) -> None:
-        self.registered = False
-        if self._connection is not None:
-            self._connection.cut(silent=PEER_END)
-            self._connection = None
-
-    def _connect_later(self) -> None:
-        life = self._life
-        delay = BACKOFF_S * (0.5 + self.world.rng.random())
-        self.world.after(delay, lambda: self._connect() if life == self._life else None)
-
-    def _connect(self) -> None:
-        if not self.up or self._connection is not None or self.shut_down:
-            return
-        if self.cut_off or self.master.core is None:
-            self._connect_later()
-            return
-        connection = self._connection = Connection(self.world)
-
-        def cut() -> None:
-            if self._connection is connection:
-                self._connection = None
-                self.registered = False
-                self._connect_later()
-
-        connection.on_cut[PEER_END] = cut
-        self._to_master = self.master.open_link(
-            connection, lambda message: self._take(connection, message)
-        )
-        self._heard = self.world.now
-        self._watch(connection)
-        self._hello()
-
-    def _watch(self, connection: Connection) -> None:
-        """Look for a master anew when this one is silent."""
-
-        def look() -> None:
-            if self._connection is not connection:
-                return
-            if self.world.now - self._heard > self._ping_timeout_s:
-                self._drop()
-                self._connect_later()
-            else:
-                self._watch(connection)
-
-        self.world.after(self._ping_timeout_s / 2, look)
-
-    def _send(self, message: AgentMessage) -> None:
-        connection, take = self._connection, self._to_master
-        if connection is not None and take is not None:
-            connection.send(MASTER_END, lambda: take(message))
-
-    def _hello(self) -> None:
+    def hello(self) -> agent_api.Hello:
+        """See LinkedAgent."""
         wire = tuple(self.resources.to_wire())
-        self._send(
-            agent_api.Hello(
-                protocol_min=1,
-                protocol_max=1,
-                agent_id=self.agent_id,
-                boot_id="boot",
-                session=self._session,
-                epoch=self.epoch,
-                pid=f"slave(1)@10.{self.number >> 16}.{self.number >> 8 & 255}."
-                f"{self.number & 255}:5051",
-                info=types.AgentInfo(f"host{self.number}", resources=wire),
-                version="1.11.0",
-            )
+        return agent_api.Hello(
+            protocol_min=1,
+            protocol_max=1,
+            agent_id=self.agent_id,
+            boot_id="boot",
+            session=self._session,
+            epoch=self.epoch,
+            pid=self.pid,
+            info=types.AgentInfo(f"host{self.number}", resources=wire),
+            version="1.11.0",
         )
 
     # What the master says
 
-    def _take(self, connection: Connection, message: MasterMessage) -> None:
-        if connection is not self._connection:
-            return
-        self._heard = self.world.now
+    def received(self, message: MasterMessage) -> None:
+        """See LinkedAgent."""
         epoch = getattr(message, "epoch", self.epoch)
         if epoch < self.epoch:
+            if isinstance(message, agent_api.Welcome):
+                self._lose()
             return
         self.epoch = epoch
         match message:
-            case agent_api.Admission(retry_after_s, problem):
-                assert problem is None, problem
-                self.world.after(
-                    retry_after_s,
-                    lambda: self._hello() if connection is self._connection else None,
-                )
             case agent_api.Welcome():
                 assert self.agent_id is None or self.agent_id == message.agent_id
                 self.agent_id = message.agent_id
-                self._ping_timeout_s = message.ping_timeout_s
                 self._inventory()
             case agent_api.Registered(expected):
                 self.registered = True

@@ -35,7 +35,7 @@ class SimFramework:
         refuse_s: float = 5.0,
     ) -> None:
         self.world = world
-        self.master = master
+        self.master = self._place = master
         self.number = number
         self.goal = goal
         self.size = size
@@ -100,7 +100,8 @@ class SimFramework:
         )
         call = scheduler_api.Subscribe(info)
         take = self._taker(connection)
-        connection.send(MASTER_END, lambda: self.master.open_stream(connection, call, take))
+        master = self._place = self.master
+        connection.send(MASTER_END, lambda: master.open_stream(connection, call, take))
 
     def _taker(self, connection: Connection) -> Callable[[str, Event], None]:
         def take(stream_id: str, event: Event) -> None:
@@ -113,7 +114,8 @@ class SimFramework:
     def _call(self, call: Call) -> None:
         connection, stream_id = self._connection, self._stream_id
         if connection is not None:
-            connection.send(MASTER_END, lambda: self.master.call(stream_id, call))
+            master = self._place
+            connection.send(MASTER_END, lambda: master.call(stream_id, call))
 
     def call(self, kind: str, **body: object) -> None:
         """Send a call of this framework."""

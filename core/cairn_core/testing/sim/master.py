@@ -1,16 +1,19 @@
 """The master of the simulation: the real rules and a real allocator, a registry in memory.
 
-It can crash at any moment. A write that was under way then may or may not have reached the
-registry, as with a real log; the next master has a new id and a higher epoch.
+It can crash at any moment. A write that was under way then may or may not have reached the log. The
+next master has a new id and a higher epoch; an older one that still runs elsewhere, on the same
+log, is fenced at its next write and ends, as the daemon does.
 """
 
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from random import Random
 
+from cairn_core.errors import Unavailable
 from cairn_core.extensions import Allocator
-from cairn_core.master.registry import read_registry
+from cairn_core.master.io_registry import parts
+from cairn_core.master.registry import LOG, read_registry
 from cairn_core.master.state.core import MasterCore
 from cairn_core.master.state.effects import (
     AllocationNeeded,
@@ -27,17 +30,23 @@ from cairn_core.master.state.settings import Settings
 from cairn_core.mesos import scheduler_api
 from cairn_core.mesos.agent_api import AgentMessage, MasterMessage
 from cairn_core.mesos.types import MasterInfo
-from cairn_core.testing.sim.world import Connection, World
+from cairn_core.replog.interface import Fenced, Unknown
+from cairn_core.replog.state import KeyedStore
+from cairn_core.testing.sim.log import SimLog
+from cairn_core.testing.sim.world import Connection, Pause, World, at_once
 
 MASTER_END, PEER_END = 0, 1
-STORE_S = 0.01
+RETRY_S = 1.0
 COALESCE_S = 0.01
 INTERVAL_S = 1.0
 SLICE_AGENTS = 50
 
 
 class SimMaster:
-    """One place where masters run, one after the other."""
+    """One place where masters run, one after the other.
+
+    on_exit: called when one ended by itself, because of its log.
+    """
 
     def __init__(
         self,
@@ -45,14 +54,19 @@ class SimMaster:
         allocator: Callable[[Random], Allocator],
         settings: Settings | None = None,
         *,
+        log: SimLog | None = None,
         rules: type[MasterCore] = MasterCore,
     ) -> None:
-        """allocator: made anew for each master. rules: a benchmark may put a clock into them."""
+        """allocator: made anew for each master. log: shared with other places; None: its own.
+
+        rules: a benchmark may put a clock into them.
+        """
         self._rules = rules
         self.world = world
         self.settings = settings or Settings()
-        self.registry: dict[str, tuple[bytes, int]] = {}
+        self.log = log or SimLog(world)
         self.epoch = 0
+        self.on_exit: Callable[[], None] = lambda: None
         self.core: MasterCore | None = None
         self.incarnation = 0
         self.replies: dict[int, Reply] = {}
@@ -63,6 +77,9 @@ class SimMaster:
         self._numbers = 0
         self._stepping = False
         self._timer: float | None = None
+        self._store: KeyedStore | None = None
+        self._waiting: deque[StoreRegistry] = deque()
+        self._writing = False
 
     # Life
 
@@ -71,7 +88,10 @@ class SimMaster:
         assert self.core is None
         world = self.world
         self.incarnation += 1
-        self.epoch += 1
+        self._store = store = at_once(KeyedStore.open(self.log, LOG))
+        self.epoch = store.epoch
+        self._waiting.clear()
+        self._writing = False
         master_id = str(uuid.UUID(int=world.rng.getrandbits(128), version=4))
         info = MasterInfo(master_id, 0, pid="master@127.0.0.1:5050", hostname="master")
         core = self._rules(
@@ -81,7 +101,7 @@ class SimMaster:
         )
         self.core = core
         self._stepping, self._timer = False, None
-        image = read_registry((key, *held) for key, held in self.registry.items())
+        image = read_registry((key, held.value, held.schema) for key, held in store.items())
         self.do(core.lead(self.epoch, image, default_weights={}, now=world.now, wall=world.wall))
         self._tick(self.incarnation)
 
@@ -180,7 +200,8 @@ class SimMaster:
                         connection = linked[0]
                         connection.send(PEER_END, _cutter(connection))
                 case StoreRegistry():
-                    self._store(effect)
+                    self._waiting.append(effect)
+                    self._write_soon()
                 case Reply(request):
                     self.replies[request] = effect
                 case AllocationNeeded():
@@ -189,24 +210,43 @@ class SimMaster:
                     continue
         self._arm()
 
-    def _store(self, effect: StoreRegistry) -> None:
+    def _write_soon(self) -> None:
+        if self._writing:
+            return
+        self._writing = True
         incarnation = self.incarnation
-        reaches = self.world.rng.random() < 0.5
+        survives = self.world.rng.random() < 0.5  # a crash: the request had left the machine
+        self.world.spawn(self._write(incarnation), lambda: survives or self._leads(incarnation))
 
-        def written() -> None:
-            alive = self.core is not None and self.incarnation == incarnation
-            if not alive and (self.incarnation != incarnation or not reaches):
-                return  # fenced by the next epoch, or lost with the process
-            for record in effect.records:
-                if record.value is None:
-                    self.registry.pop(record.key, None)
-                else:
-                    self.registry[record.key] = (record.value, record.schema)
-            if alive and self.core is not None:
+    def _leads(self, incarnation: int) -> bool:
+        return self.core is not None and self.incarnation == incarnation
+
+    async def _write(self, incarnation: int) -> None:
+        """One write at a time, whatever waits goes along, as in `io_registry`."""
+        store = self._store
+        assert store is not None
+        while self._leads(incarnation) and self._waiting:
+            operations = list(self._waiting)
+            self._waiting.clear()
+            for part in parts([record for effect in operations for record in effect.records]):
+                while True:
+                    try:
+                        await store.write(part)
+                        break
+                    except Unavailable:
+                        await Pause(RETRY_S)
+                    except (Fenced, Unknown):
+                        if self._leads(incarnation):
+                            self.crash()
+                            self.on_exit()
+                        return
+            for effect in operations:
+                if not self._leads(incarnation) or self.core is None:
+                    return
                 now, wall = self.world.now, self.world.wall
                 self.do(self.core.stored(effect.operation, now=now, wall=wall))
-
-        self.world.after(STORE_S, written)
+        if self._leads(incarnation):
+            self._writing = False
 
     def _arm(self) -> None:
         core = self.core

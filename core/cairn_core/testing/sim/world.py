@@ -1,11 +1,13 @@
 """Time, chance and connections of the simulation."""
 
+import contextlib
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 _Action: TypeAlias = Callable[[], None]
+T = TypeVar("T")
 
 #: Wall-clock time of the simulation's start.
 WALL = 1_800_000_000.0
@@ -35,6 +37,20 @@ class World:
         """Do something after a delay in seconds."""
         self.at(self.now + delay, action)
 
+    def spawn(
+        self, work: Coroutine[float, None, None], alive: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Run a coroutine that waits for `Pause` alone; it ends for good when not `alive`."""
+
+        def go_on() -> None:
+            if not alive():
+                work.close()
+                return
+            with contextlib.suppress(StopIteration):
+                self.after(work.send(None), go_on)
+
+        go_on()
+
     def run(self, seconds: float, *, each: _Action | None = None) -> None:
         """Let time pass; `each` is called behind every event."""
         end = self.now + seconds
@@ -45,6 +61,26 @@ class World:
             if each is not None:
                 each()
         self.now = end
+
+
+class Pause:
+    """Awaited by a coroutine of `World.spawn`: virtual seconds pass."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __await__(self) -> Generator[float, None, None]:
+        yield self.seconds
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("the coroutine waits")
 
 
 class Connection:
