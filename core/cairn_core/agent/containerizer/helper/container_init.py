@@ -12,7 +12,6 @@ import importlib
 import os
 import resource
 import signal
-import subprocess
 import sys
 from typing import Any, NoReturn
 
@@ -102,12 +101,20 @@ def _prepare(spec: Spec) -> None:
     if spec.get("hostname"):
         _write("/proc/sys/kernel/hostname", spec["hostname"])
     for argv in spec.get("pre_exec", ()):
-        done = subprocess.run(argv, capture_output=True, env=spec.get("env", {}), check=False)
-        if done.returncode:
-            text = done.stderr.decode(errors="replace")[-500:].strip()
-            raise OSError(f"pre-exec command {argv[0]} exited with {done.returncode}: {text}")
+        _run_before(argv, spec.get("env", {}))
     for name, soft, hard in spec.get("rlimits", ()):
         resource.setrlimit(getattr(resource, name), (soft, hard))
+
+
+def _run_before(argv: list[str], env: dict[str, str]) -> None:
+    # Not in the zygote: subprocess brings threading, whose work after a fork makes 300 kB of every
+    # process private.
+    import subprocess
+
+    done = subprocess.run(argv, capture_output=True, env=env, check=False)
+    if done.returncode:
+        text = done.stderr.decode(errors="replace")[-500:].strip()
+        raise OSError(f"pre-exec command {argv[0]} exited with {done.returncode}: {text}")
 
 
 def _become(spec: Spec, report: int) -> None:
