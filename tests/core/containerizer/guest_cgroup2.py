@@ -190,8 +190,9 @@ async def destruction(site: Site, findings: Findings) -> None:
         await agent.launch(cid, site.config(bomb, requests=Amounts(500, 64)))
         stays = site.config("exec sleep 1234", requests=Amounts(500, 64))
         pid = await agent.launch(kept, stays)
-        await until(lambda: len(site.cgroups().pids("", cid)) > 10)
-        members = site.cgroups().pids("", cid)
+        members = await until(
+            lambda: found if len(found := site.cgroups().pids("", cid)) > 10 else None
+        )
         has_kill = (site.cgroups().path("", cid) / "cgroup.kill").exists()
         await agent.destroy(cid)
         alive = [p for p in members if (s := processes.read_stat(p)) and s.state not in "ZX"]
