@@ -64,7 +64,8 @@ class Cluster:
 
     def start(self, program: str, *flags: str) -> None:
         """Start a daemon of ours; its log lies in the cluster's directory."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("MESOS_", "CAIRN"))}
+        foreign = ("MESOS_", "MARATHON_", "CAIRN")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
         with (self.directory / f"{program}.log").open("ab") as log:
             self.processes.append(
                 subprocess.Popen(
@@ -102,6 +103,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=30)
         _empty_cgroups(cgroups_root)
+
+
+@pytest.fixture(scope="session")
+def marathon(cluster: Cluster) -> str:
+    """A Marathon on the cluster: its `host:port`."""
+    port = free_port()
+    cluster.start(
+        "cairn-marathon", "--http_address=127.0.0.1", f"--http_port={port}", "--hostname=127.0.0.1",
+        f"--master={cluster.master}", f"--work_dir={cluster.directory / 'marathon'}",
+        "--mesos_user=root",  # nobody else may enter the directories of tests
+    )  # fmt: skip
+    address = f"127.0.0.1:{port}"
+    eventually(
+        "a registered marathon", lambda: get_json(f"http://{address}/v2/info")["frameworkId"]
+    )
+    return address
 
 
 def _empty_cgroups(root: str) -> None:

@@ -108,7 +108,8 @@ class TaskResource:
     async def kill_named(self, request: Request) -> Answer:
         """`POST /v2/tasks/delete`."""
         found = map(self._instance, _read_ids(request))
-        return await self._kill(request, list(dict.fromkeys(i for i in found if i is not None)))
+        named = {instance.id: instance for instance in found if instance is not None}
+        return await self._kill(request, list(named.values()))
 
     def _instance(self, task_id: str) -> Instance | None:
         """The instance of a task; its own id will do as well. Raises BadRequest."""
