@@ -136,7 +136,10 @@ class Agent:
         self.state = AgentState(self._settings(config.port), self._rng)
         self.store = io_checkpoint.Store(self.work_dir)
         self.front: ExecutorFront = ExecutorFront(
-            self.state, self.feed, require_token=config.authenticate_http_executors
+            self.state,
+            self.feed,
+            containers.limitation,
+            require_token=config.authenticate_http_executors,
         )
         self.link: MasterLink | None = None
         #: TCP port once listening.

@@ -14,7 +14,9 @@ import contextlib
 import hmac
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
 
 from cairn_core.agent.effects import (
     ExecutorDisconnected,
@@ -25,9 +27,11 @@ from cairn_core.agent.effects import (
 )
 from cairn_core.agent.records import ExecutorRecord
 from cairn_core.agent.state import AgentState
+from cairn_core.extensions import Limitation
 from cairn_core.kit.http_server import Answer, Handler, Refused, Request, Response, Router, Stream
 from cairn_core.mesos import codec, executor_api, recordio
-from cairn_core.mesos.types import Source, TaskState, TaskStatus
+from cairn_core.mesos.types import Source, TaskResourceLimitation, TaskState, TaskStatus
+from cairn_core.resources import Resources
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +42,20 @@ UUID_BYTES = 16
 class ExecutorFront:
     """Streams and calls of all executors of one agent.
 
-    feed: gives a fact to the rules. ready: False while the agent recovers (503 then).
+    feed: gives a fact to the rules. limitation: the limit that a container has gone over.
+    ready: False while the agent recovers (503 then).
     """
 
     def __init__(
-        self, state: AgentState, feed: Callable[[Fact], None], *, require_token: bool
+        self,
+        state: AgentState,
+        feed: Callable[[Fact], None],
+        limitation: Callable[[str], Awaitable[Limitation | None]],
+        *,
+        require_token: bool,
     ) -> None:
         self.ready = False
+        self._limitation = limitation
         self._state = state
         self._feed = feed
         self._require_token = require_token
@@ -96,10 +107,29 @@ class ExecutorFront:
         if not executor.connected:
             raise Refused(403, "executor is not subscribed")
         if call.type == "UPDATE" and call.update is not None:
-            self._feed(ExecutorUpdate(framework_id, executor_id, call.update.status))
+            status = await self._explained(call.update.status, executor)
+            self._feed(ExecutorUpdate(framework_id, executor_id, status))
         elif call.type == "MESSAGE" and call.message is not None:
             self._feed(ExecutorMessage(framework_id, executor_id, call.message.data))
         return Response.empty(202)
+
+    async def _explained(self, status: TaskStatus, executor: ExecutorRecord) -> TaskStatus:
+        """A failure with the limit behind it.
+
+        An executor sees its task killed by the kernel before we are told that memory ran out.
+        """
+        if status.state is not TaskState.FAILED:
+            return status
+        found = await self._limitation(executor.container_id)
+        if found is None:
+            return status
+        amounts = Resources.from_quantities(found.resources).to_wire()
+        return replace(
+            status,
+            reason=found.reason,
+            message=found.message,
+            limitation=TaskResourceLimitation(tuple(amounts)),
+        )
 
     def _executor(self, call: executor_api.Call) -> ExecutorRecord:
         framework_id, executor_id = call.framework_id.value, call.executor_id.value

@@ -13,7 +13,7 @@ from cairn_core.agent.containerizer.launch_spec import LoggerSettings
 from cairn_core.agent.containerizer.launcher import Launcher, LinuxLauncher, Zygote
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination, RuntimeDir
 from cairn_core.agent.io_fetcher import Fetcher, FetcherSettings
-from cairn_core.extensions import AgentSettings, Amounts, ContainerConfig
+from cairn_core.extensions import AgentSettings, Amounts, ContainerConfig, Limitation
 from cairn_core.mesos.types import ContainerStatus, ResourceStatistics
 
 #: Loaded once in the zygote, so that a command executor costs a fork.
@@ -51,6 +51,10 @@ class Containers(Protocol):
 
     async def status(self, container_id: str) -> ContainerStatus:
         """Its process and networks."""
+        ...
+
+    async def limitation(self, container_id: str) -> Limitation | None:
+        """The limit that it has gone over, also while it still runs."""
         ...
 
     def forget(self, container_id: str) -> None:

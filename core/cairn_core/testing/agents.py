@@ -19,7 +19,7 @@ from typing import Any
 
 from cairn_core.agent.containerizer.errors import LaunchFailed, UnknownContainer
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination
-from cairn_core.extensions import Amounts, ContainerConfig
+from cairn_core.extensions import Amounts, ContainerConfig, Limitation
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.io_link import Channel, LinkServer
 from cairn_core.kit.link import Hello as LinkHello
@@ -132,9 +132,10 @@ class FakeAgentMaster:
                 channel.send(self.admission or welcome)
             elif isinstance(message, agent_api.Inventory) and message.last:
                 channel.send(agent_api.Registered(self.expected))
-            elif isinstance(message, agent_api.Update):
-                if message.status.uuid in self._acknowledged:
-                    self.acknowledge(message)  # as a scheduler does with what it knows
+            elif (
+                isinstance(message, agent_api.Update) and message.status.uuid in self._acknowledged
+            ):
+                self.acknowledge(message)  # as a scheduler does with what it knows
 
     def closed(self, channel: Channel[MasterMessage, AgentMessage], reason: str) -> None:
         if self._channel is channel:
@@ -229,6 +230,8 @@ class FakeContainers:
         self.forgotten: list[str] = []
         #: Message with which the next launches fail.
         self.refusal: str | None = None
+        #: Limits that containers have gone over.
+        self.limitations: dict[str, Limitation] = {}
         #: What `wait` answers after a destruction.
         self.on_destroy = ContainerTermination(9)
 
@@ -261,6 +264,10 @@ class FakeContainers:
             )
             raise LaunchFailed(container_id, self.refusal)
         return 4711
+
+    async def limitation(self, container_id: str) -> Limitation | None:
+        """As the test set it."""
+        return self.limitations.get(container_id)
 
     async def update(self, container_id: str, requests: Amounts, limits: Amounts | None) -> None:
         """Note what was asked for."""

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from cairn_core.agent.daemon import Agent
+from cairn_core.extensions import Limitation
 from cairn_core.mesos import recordio
 from cairn_core.mesos.types import (
     AgentID,
@@ -161,6 +162,25 @@ async def test_a_command_task_runs_and_every_update_arrives_in_order(
         await until(lambda: not agent.state.frameworks, "the executor's end")
         await until(lambda: containers.forgotten == [container_id])
         agent.state.check()
+
+
+async def test_a_task_killed_for_its_memory_says_so_though_its_executor_spoke_first(
+    start_agent: Any, master: FakeAgentMaster, containers: FakeContainers, executors: Any
+) -> None:
+    async with start_agent() as agent:
+        executor = await launched(agent, master, containers, executors)
+        (container_id,) = containers.running()
+        containers.limitations[container_id] = Limitation(
+            "REASON_CONTAINER_LIMITATION_MEMORY", "Memory limit exceeded", {"mem": 64_000}
+        )
+        await executor.update(
+            "task-1", "TASK_FAILED", UUID_1, message="Command exited with status 137"
+        )
+        failed = await master.update("TASK_FAILED")
+        assert failed.status.reason == "REASON_CONTAINER_LIMITATION_MEMORY"
+        assert failed.status.message == "Memory limit exceeded"
+        assert failed.status.limitation is not None
+        assert failed.status.limitation.resources[0].name == "mem"
 
 
 async def test_updates_flow_on_after_a_sudden_restart(

@@ -281,6 +281,16 @@ class Containerizer:
             cgroup_info=next((p.cgroup_info for p in parts if p.cgroup_info), None),
         )
 
+    async def limitation(self, container_id: str) -> Limitation | None:
+        """The limit that a container which may still run has gone over, if it has."""
+        container = self._containers.get(container_id)
+        if container is not None:
+            for isolator in container.isolated:
+                with contextlib.suppress(CairnError, OSError):
+                    if (found := await isolator.limitation(container_id)) is not None:
+                        return found
+        return None
+
     def containers(self) -> dict[str, State]:
         """Every container that has not ended."""
         return {c.container_id: c.state for c in self._containers.values()}
@@ -420,12 +430,8 @@ class Containerizer:
             await self.destroy(child.container_id, end.reason, "its parent ended")
         by_itself = end.reason is None and not container.stop.is_set()
         await self._kill(cid, container.processes)
-        if by_itself:
-            for isolator in container.isolated:
-                with contextlib.suppress(CairnError, OSError):
-                    if (limitation := await isolator.limitation(cid)) is not None:
-                        end = of_limitation(limitation)
-                        break
+        if by_itself and (limitation := await self.limitation(cid)) is not None:
+            end = of_limitation(limitation)
         for isolator in reversed(container.isolated):
             await self._cleanup(isolator, cid)
         await self._launcher.remove(cid)
