@@ -242,6 +242,8 @@ def test_after_a_change_of_masters_agents_bring_everything(rig: MasterRig) -> No
     (offer,) = second.cluster.offers.values()
     assert offer.resources.scalar("cpus") == 3000, "what the task holds is not offered"
     second.pass_time(101.0)
+    assert FrameworkId(framework_id) in second.cluster.frameworks, "the change of masters was ours"
+    second.pass_time(500.0)
     assert FrameworkId(framework_id) not in second.cluster.frameworks, "it had its time"
 
 

@@ -201,9 +201,9 @@ def stream_closed(c: Cluster, stream_id: str) -> None:
     c.emit(FrameworkChanged(framework, Change.UPDATED))
 
 
-def wait_for(c: Cluster, framework: FrameworkRecord) -> None:
+def wait_for(c: Cluster, framework: FrameworkRecord, at_least_s: float = 0.0) -> None:
     """Start the failover timeout of a framework that is not connected."""
-    framework.deadline = c.now + framework.info.failover_timeout
+    framework.deadline = c.now + max(framework.info.failover_timeout, at_least_s)
     c.wake_at(framework.deadline, "framework", framework.framework_id)
 
 
@@ -268,7 +268,9 @@ def recover(c: Cluster, info: types.FrameworkInfo) -> FrameworkRecord:
     )
     c.frameworks[framework_id] = framework
     c.allocator.add_framework(for_allocator(framework), {}, active=False)
-    wait_for(c, framework)
+    # Its timeout is for its own absence, this one is ours: it gets as long as agents do to come
+    # back, even with a timeout of 0. The original waits for it for ever.
+    wait_for(c, framework, at_least_s=c.settings.agent_reregister_timeout_s)
     c.emit(FrameworkChanged(framework, Change.ADDED))
     return framework
 
