@@ -173,15 +173,19 @@ class SchedulerClient:
         or reconcile), RemoteError (the master refused it).
         """
         async with self._sending:
-            if self._open is None or not self.subscribed:
-                raise NotSubscribed(f"cannot send {call.type}: not subscribed")
-            reply = await self._http.request(
-                "POST",
-                self._open.url,
-                body=codec.encode(msgspec.structs.replace(call, framework_id=self.framework_id)),
-                headers={STREAM_ID: self._open.stream_id},
-                redirects=0,
-            )
+            await self._post(call)
+
+    async def _post(self, call: Call) -> None:
+        """Send a call at once.  Raises as `call`."""
+        if self._open is None or not self.subscribed:
+            raise NotSubscribed(f"cannot send {call.type}: not subscribed")
+        reply = await self._http.request(
+            "POST",
+            self._open.url,
+            body=codec.encode(msgspec.structs.replace(call, framework_id=self.framework_id)),
+            headers={STREAM_ID: self._open.stream_id},
+            redirects=0,
+        )
         if reply.status in (307, 308):
             raise NotSubscribed(f"cannot send {call.type}: {reply.url} does not lead any more")
         reply.expect()
@@ -223,11 +227,14 @@ class SchedulerClient:
         await self.call(Call(type="SHUTDOWN", shutdown=Shutdown(executor_id, agent_id)))
 
     async def acknowledge(self, status: TaskStatus) -> None:
-        """Confirm an update once its meaning is safe; one without uuid needs none."""
+        """Confirm an update once its meaning is safe; one without uuid needs none.
+
+        Acknowledgements have no order among calls: several may be on their way at once.
+        """
         if status.uuid is None or status.agent_id is None:
             return
         body = Acknowledge(status.agent_id, status.task_id, status.uuid)
-        await self.call(Call(type="ACKNOWLEDGE", acknowledge=body))
+        await self._post(Call(type="ACKNOWLEDGE", acknowledge=body))
 
     async def acknowledge_operation(self, body: AcknowledgeOperationStatus) -> None:
         """Confirm an update of an operation."""

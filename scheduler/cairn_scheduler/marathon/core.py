@@ -30,6 +30,8 @@ from cairn_scheduler.marathon.tracking import Tracker, TrackerSettings
 
 #: Status updates that come within this time are looked at together, seconds.
 SETTLE_S = 0.025
+#: Seconds from a call whose fate is unknown to the question how things are.
+ASK_AFTER_S = 1.0
 #: Seconds between two looks at what took too long.
 SWEEP_S = 5.0
 
@@ -66,6 +68,7 @@ class MarathonCore:
             settings.changing,
         )
         self._settle_at: float | None = None
+        self._ask_at: float | None = None
         self._sweep_at = 0.0
         self._scale_at = 0.0
 
@@ -123,10 +126,9 @@ class MarathonCore:
     def calls_lost(self, *, now: float, wall: float) -> Outcome:
         """A call to the master failed, and nobody knows whether it arrived: ask how things are."""
         self._begin(now, wall)
-        if self.tracker.connected:
-            self.launcher.unsure()
-            self.tracker.registered()
-            self.tracker.demand |= self.tables.waiting.keys()
+        if self._ask_at is None:
+            # Calls fail together; the question is asked once.
+            self._ask_at = now + ASK_AFTER_S
         return self._end()
 
     def offers(self, offers: Sequence[Offer], *, now: float, wall: float) -> Outcome:
@@ -177,6 +179,7 @@ class MarathonCore:
         """When to call `expire`."""
         found = (
             self._settle_at,
+            self._ask_at,
             self.tracker.deadline(),
             self.launcher.deadline(),
             self.health.deadline(),
@@ -192,6 +195,12 @@ class MarathonCore:
             self.tracker.sweep()
         if now >= self._scale_at:
             self._look_at_all(now)
+        if self._ask_at is not None and now >= self._ask_at:
+            self._ask_at = None
+            if self.tracker.connected:
+                self.launcher.unsure()
+                self.tracker.registered()
+                self.tracker.demand |= self.tables.waiting.keys()
         self.launcher.due()
         self.tracker.reconcile()
         for probe in (*self.health.due(now=now), *self.readiness.due(now=now)):

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from cairn_core.errors import CairnError, RemoteError, Unavailable, shorten
+from cairn_core.errors import RemoteError, Unavailable, shorten
 from cairn_core.framework.io_client import Notice, NotSubscribed, SchedulerClient
 from cairn_core.mesos.scheduler_api import Launch, Operation
 from cairn_core.mesos.types import AgentID, Capability, FrameworkID, FrameworkInfo, OfferID, TaskID
@@ -85,6 +85,8 @@ class MesosLine:
         self._work = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._turn = asyncio.Semaphore(MAX_ACKNOWLEDGING)
+        self._acknowledging: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -109,18 +111,32 @@ class MesosLine:
             for task in done:
                 task.result()
         finally:
-            calling.cancel()
-            subscribed.cancel()
-            await asyncio.gather(calling, subscribed, return_exceptions=True)
+            tasks = (calling, subscribed, *self._acknowledging)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _call_all(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
             while self._waiting:
-                await self._make(self._waiting.popleft())
+                call = self._waiting.popleft()
+                if isinstance(call, AcknowledgeUpdate):
+                    await self._turn.acquire()
+                    task = asyncio.create_task(self._acknowledge(call), name="mesos-acknowledge")
+                    self._acknowledging.add(task)
+                    task.add_done_callback(self._acknowledging.discard)
+                else:
+                    await self._make(call)
                 if len(self._waiting) < MAX_WAITING:
                     self._room.set()
+
+    async def _acknowledge(self, call: AcknowledgeUpdate) -> None:
+        try:
+            await self._make(call)
+        finally:
+            self._turn.release()
 
     async def _make(self, call: Call) -> None:
         try:
@@ -132,10 +148,9 @@ class MesosLine:
         except (Unavailable, RemoteError) as error:
             self.failed += 1
             log.warning("call failed call=%s reason=%s", type(call).__name__, shorten(str(error)))
-            if self.client.subscribed and not isinstance(call, UseRoles):
+            # An update that is not acknowledged comes again by itself.
+            if self.client.subscribed and not isinstance(call, UseRoles | AcknowledgeUpdate):
                 self._lost()
-        except CairnError as error:
-            raise error
 
     async def _send(self, call: Call) -> None:
         client = self.client
