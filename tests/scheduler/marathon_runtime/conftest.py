@@ -172,8 +172,8 @@ class World:
             case Reply(request, result):
                 self.replies[request] = result
             case Probe():
-                result = self.probe(effect)
-                self.take(self.core.probed(result, now=self.now, wall=self.wall))
+                found = self.probe(effect)
+                self.take(self.core.probed(found, now=self.now, wall=self.wall))
             case _ if not self.connected:
                 pass
             case AcceptOffer(offer_id, tasks, refuse_s):

@@ -109,10 +109,12 @@ def test_removed_app_is_gone(world: World, make_app: MakeApp) -> None:
 
 
 def test_dependencies_come_up_in_order(world: World, make_app: MakeApp) -> None:
-    world.behaviour = lambda info: (
-        TaskState.FAILED if info.name == "db" and broken else TaskState.RUNNING
-    )
     broken = True
+
+    def behave(info: Any) -> TaskState:
+        return TaskState.FAILED if info.name == "db" and broken else TaskState.RUNNING
+
+    world.behaviour = behave
     world.put(make_app("/db", instances=1), make_app("/web", instances=2, dependencies=["/db"]))
     world.run(30)
     assert not world.tasks("/web")
