@@ -1,6 +1,7 @@
 """The benchmark command, as `bin/bench` calls it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def bench(*argv: str) -> subprocess.CompletedProcess[str]:
+def bench(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
 
 
 def test_every_benchmark_is_listed_with_what_it_measures() -> None:
@@ -30,6 +32,14 @@ def test_an_unknown_benchmark_exits_2_with_one_line() -> None:
     assert done.stdout == ""
     [line] = done.stderr.splitlines()
     assert "'nonsense'" in line
+
+
+def test_a_benchmark_that_lacks_something_exits_2_with_one_line() -> None:
+    done = bench("-m", "bench", "containers", "--quick", PATH="/nonexistent")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("bench: containers cannot run: needs ")
 
 
 def test_a_result_is_one_line_of_json() -> None:
