@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from cairn_scheduler.marathon import planner, versions
 from cairn_scheduler.marathon.app import App
-from cairn_scheduler.marathon.dependencies import require_acyclic
 from cairn_scheduler.marathon.errors import Fault, NotValid, fault
 from cairn_scheduler.marathon.groups import RootGroup
 from cairn_scheduler.marathon.planner import Plan
@@ -83,7 +82,6 @@ def prepare(
     faults = _faults(old, new, touched, rules, wish.force)
     if faults:
         raise NotValid(faults)
-    require_acyclic(new)
     plan = planner.make_plan(old, new, plan_id, wish.kill)
     if plan.is_empty:
         return Prepared(new, plan, tuple(touched), ())

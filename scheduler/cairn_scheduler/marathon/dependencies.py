@@ -26,11 +26,6 @@ def layers(root: RootGroup) -> list[list[str]]:
     return [layer for layer in out if layer]
 
 
-def require_acyclic(root: RootGroup) -> None:
-    """Raise NotValid when the dependencies go in a circle."""
-    _depths(root)
-
-
 def _depths(root: RootGroup) -> dict[str, int]:
     """Layer of every app. A group stands for all apps in it and adds no layer of its own."""
     members: dict[str, list[str]] = {}

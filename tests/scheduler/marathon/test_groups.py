@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cairn_scheduler.marathon import legacy_app, normalize, planner, versions
 from cairn_scheduler.marathon.app import App, scaled
-from cairn_scheduler.marathon.dependencies import layers, require_acyclic
+from cairn_scheduler.marathon.dependencies import layers
 from cairn_scheduler.marathon.deployments import deployment_json, dry_run_json, plan_json
 from cairn_scheduler.marathon.errors import (
     Conflict,
@@ -257,7 +257,7 @@ def test_layers_follow_apps_groups_and_inherited_dependencies() -> None:
 )
 def test_cycles_are_found(apps: tuple[App, ...]) -> None:
     with pytest.raises(NotValid, match="Dependency graph has cyclic dependencies"):
-        require_acyclic(root(*apps))
+        layers(root(*apps))
 
 
 def test_a_long_chain_is_no_recursion() -> None:
