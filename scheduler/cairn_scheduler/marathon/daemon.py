@@ -11,10 +11,11 @@ import contextlib
 import getpass
 import logging
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cairn_core.kit.daemon import Daemon, inherited_sockets
+from cairn_core.kit.daemon import Daemon, Service, inherited_sockets
 from cairn_core.kit.listeners import Listener
 from cairn_core.replog.io_sqlite import SqliteLog
 from cairn_core.replog.state import KeyedStore
@@ -29,6 +30,21 @@ log = logging.getLogger(__name__)
 async def build(config: MarathonConfig) -> Daemon[MarathonConfig]:
     """Make the objects of a Marathon and list its services."""
     inherited = [sock for sockets in inherited_sockets().values() for sock in sockets]
+    listeners: list[Listener] = list(inherited) or [(config.http_address, config.http_port)]
+    return Daemon(services=(await assemble(config, listeners)).services)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """A Marathon that is put together and not started yet."""
+
+    marathon: Marathon
+    api: MarathonApi
+    services: list[Service]
+
+
+async def assemble(config: MarathonConfig, listeners: list[Listener]) -> Assembly:
+    """Make the objects; raises CairnError, with one line, where that cannot be."""
     hostname = config.hostname or socket.getfqdn()
     marathon = Marathon(
         config,
@@ -45,8 +61,7 @@ async def build(config: MarathonConfig) -> Daemon[MarathonConfig]:
             await store_log.close()
 
     api = MarathonApi(marathon, lambda: debug_state(marathon))
-    listeners: list[Listener] = list(inherited) or [(config.http_address, config.http_port)]
-    return Daemon(services=[*api.services(listeners), lead])
+    return Assembly(marathon, api, [*api.services(listeners), lead])
 
 
 def _own_user() -> str:
