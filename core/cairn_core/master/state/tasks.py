@@ -78,7 +78,9 @@ def send(c: Cluster, framework: FrameworkRecord, status: TaskStatus) -> None:
 def hold(
     c: Cluster, agent: AgentRecord, framework_id: str, role: str, resources: Resources
 ) -> None:
-    """Count resources as used on the agent."""
+    """Count resources as used on the agent; an executor may use none."""
+    if not resources:
+        return
     ports.take(c, agent, resources)
     roles = agent.used.setdefault(framework_id, {})
     roles[role] = roles.get(role, EMPTY) + resources
@@ -88,9 +90,12 @@ def release(
     c: Cluster, agent: AgentRecord, framework_id: str, role: str, resources: Resources
 ) -> None:
     """No longer used on the agent; its ports rest."""
+    if not resources:
+        return
     ports.rest(c, agent, resources)
     roles = agent.used[framework_id]
-    left = roles[role] - resources
+    # An agent may have listed two tasks with one port, which the first of them took along.
+    left = roles[role].minus_common(resources)
     if left:
         roles[role] = left
         return
