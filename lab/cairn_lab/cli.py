@@ -226,7 +226,14 @@ def demo(name: str, example: Path | None) -> None:
     path = example or roles.repository() / "examples/web.json"
     console = Console(stderr=True)
     with console.status("") as spinner:
-        show(found, path, lambda text: click.echo(f"  ✓ {text}"), spinner.update)
+
+        def say(text: str) -> None:
+            # The spinner stands on the same terminal, so it has to make room.
+            spinner.stop()
+            click.echo(f"  ✓ {text}")
+            spinner.start()
+
+        show(found, path, say, spinner.update)
 
 
 def _address(relay: topology.Relay) -> str:
