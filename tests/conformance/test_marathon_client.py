@@ -74,6 +74,15 @@ def test_what_waits_is_explained_locked_and_undone(drive: Callable[[str], Any]) 
     }
 
 
+def test_a_rolling_restart_waits_for_health_and_readiness(drive: Callable[[str], Any]) -> None:
+    assert drive("checked") == {
+        "healthy": 2,
+        "results": [[True, True], [True, True]],
+        "fewest": 2,
+        "versions": 1,
+    }
+
+
 def test_marathon_says_who_it_is(drive: Callable[[str], Any], marathon: str) -> None:
     seen = drive("info")
     assert (seen["name"], seen["elected"], seen["ping"]) == ("marathon", True, '"pong"')

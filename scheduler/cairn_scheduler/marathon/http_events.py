@@ -152,7 +152,9 @@ class EventStreams:
             return
         self._subscribers.discard(subscriber)
         at = timestamp(self.marathon.wall())
-        self.marathon.publish(StreamDetached(timestamp=at, remote_address=subscriber.address))
+        event = StreamDetached(timestamp=at, remote_address=subscriber.address)
+        # Not at once: an event may be on its way to the others, and comes first.
+        asyncio.get_running_loop().call_soon(self.marathon.publish, event)
 
     def happened(self, event: Event) -> None:
         """Tell all who want to know."""

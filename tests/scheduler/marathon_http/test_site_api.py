@@ -1,5 +1,6 @@
 """What holds for the whole site: who may ask, what it says of itself, metrics, settings."""
 
+import asyncio
 import base64
 import logging
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from cairn_core.kit.config import load, settings_table
+from cairn_core.kit.http_types import Answer, Request, Response
 from cairn_scheduler.marathon.config import MarathonConfig
+from cairn_scheduler.marathon.http_api import AtMost
 
 SCHEDULER = Path(__file__).parents[3] / "scheduler"
 
@@ -137,6 +140,28 @@ async def test_pages_of_allowed_origins_may_read(make_site: Callable[..., Any]) 
     assert read.headers["Access-Control-Allow-Origin"] == "http://ui"
     other = await site("GET", "/v2/apps", headers={"Origin": "http://evil"})
     assert "Access-Control-Allow-Origin" not in other.headers
+
+
+async def test_only_so_many_requests_are_at_work() -> None:
+    limit, entered, leave = AtMost(1), asyncio.Event(), asyncio.Event()
+
+    async def slow(request: Request) -> Answer:
+        entered.set()
+        await leave.wait()
+        return Response.empty()
+
+    request = Request.make("GET", "/v2/apps")
+    first = asyncio.create_task(limit(request, slow))
+    await entered.wait()
+    refused = await limit(request, slow)
+    assert isinstance(refused, Response)
+    assert refused.status == 503
+    assert refused.body == b"Too many concurrent requests! Allowed: 1."
+    leave.set()
+    await first
+    after = await limit(request, slow)
+    assert isinstance(after, Response)
+    assert after.status == 200
 
 
 @pytest.mark.parametrize("path", ["/v2/apps/", "/v2//apps", "/v2/apps?embed=nonsense"])

@@ -158,6 +158,53 @@ def waiting(client: MarathonClient) -> Any:
     return seen
 
 
+def checked(client: MarathonClient) -> Any:
+    """A service that is checked: by us, by the executor, and for readiness."""
+    probe = {"path": "/", "port_index": 0, "interval_seconds": 1, "grace_period_seconds": 60}
+    client.create_app(
+        "conformance-checked",
+        MarathonApp(
+            cmd="python3 -m http.server --bind 127.0.0.1 $PORT0",
+            cpus=0.1,
+            mem=64,
+            instances=2,
+            port_definitions=[{"port": 0, "name": "http", "protocol": "tcp"}],
+            health_checks=[
+                MarathonHealthCheck(protocol="HTTP", **probe),
+                MarathonHealthCheck(protocol="MESOS_TCP", delay_seconds=0, **probe),
+            ],
+            readiness_checks=[
+                {"name": "ready", "portName": "http", "path": "/", "intervalSeconds": 2,
+                 "timeoutSeconds": 1, "preserveLastResponse": True},
+            ],
+        ),
+    )  # fmt: skip
+    wait("the deployment", lambda: settled(client))
+    app = client.get_app("conformance-checked", embed_readiness=True)
+    seen: dict[str, Any] = {
+        "healthy": app.tasks_healthy,
+        "results": [[r.alive for r in task.health_check_results] for task in app.tasks],
+    }
+    client.update_app(
+        "conformance-checked",
+        MarathonApp(cmd="python3 -m http.server --bind 127.0.0.1 --directory / $PORT0"),
+    )
+    fewest = 2
+
+    def carried_out() -> bool:
+        nonlocal fewest
+        fewest = min(fewest, client.get_app("conformance-checked").tasks_healthy)
+        return settled(client)
+
+    wait("the rolling restart", carried_out)
+    seen["fewest"] = fewest
+    app = client.get_app("conformance-checked")
+    seen["versions"] = len({task.version for task in app.tasks})
+    client.delete_app("conformance-checked")
+    wait("the deletion", lambda: settled(client))
+    return seen
+
+
 def info(client: MarathonClient) -> Any:
     """What Marathon says of itself."""
     found = client.get_info()
@@ -203,5 +250,8 @@ def events(client: MarathonClient) -> Any:
 
 if __name__ == "__main__":
     what, url = sys.argv[1:]
-    run = {"apps": apps, "groups": groups, "waiting": waiting, "info": info, "events": events}
+    run = {
+        "apps": apps, "groups": groups, "waiting": waiting, "checked": checked, "info": info,
+        "events": events,
+    }  # fmt: skip
     print(json.dumps(run[what](MarathonClient(url, timeout=30))))
