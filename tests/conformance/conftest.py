@@ -105,6 +105,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         _empty_cgroups(cgroups_root)
 
 
+@pytest.fixture
+def wait() -> Callable[..., Any]:
+    """`eventually`."""
+    return eventually
+
+
+@pytest.fixture
+def port() -> int:
+    """A port that was free a moment ago."""
+    return free_port()
+
+
 @pytest.fixture(scope="session")
 def marathon(cluster: Cluster) -> str:
     """A Marathon on the cluster: its `host:port`."""
