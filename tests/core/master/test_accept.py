@@ -324,6 +324,33 @@ def test_an_executor_is_paid_once(rig: MasterRig) -> None:
     assert agent.used[framework_id]["*"].scalar("cpus") == 2000
 
 
+def test_an_executor_that_an_agent_brought_along_takes_more_tasks(rig: MasterRig) -> None:
+    """The agent lists it with the role that it is allocated to, which no framework sends."""
+    agent_id = rig.agent()
+    framework_id = rig.framework()
+    rig.allocate()
+    rig.accept(framework_id, task("t1", agent_id, command=None, executor=executor()))
+    (run,) = run_tasks(rig, 1)
+    assert run.task.executor is not None
+
+    later = MasterRig(HierarchicalDrf(Random(1)))
+    later.say(
+        1,
+        later.hello(1, agent_id=agent_id),
+        agent_api.Inventory(
+            frameworks=(run.framework,),
+            executors=(agent_api.Executor(types.FrameworkID(framework_id), run.task.executor),),
+            last=True,
+        ),
+    )
+    info = msgspec.structs.replace(run.framework, failover_timeout=10.0)
+    later.subscribe("web", scheduler_api.Subscribe(info))
+    later.allocate()
+    again = task("t2", agent_id, command=None, executor=executor())
+    assert later.accept(framework_id, again) == []
+    assert len(run_tasks(later, 1)) == 1
+
+
 def invalid_on(rig: MasterRig, framework_id: str, info: types.TaskInfo) -> types.TaskStatus:
     rig.allocate()
     (status,) = statuses(rig.accept(framework_id, info, refuse_s=0.0))

@@ -276,6 +276,16 @@ def _executor(
 
 
 def executor_bytes(executor: types.ExecutorInfo, framework_id: str) -> bytes:
-    """The JSON that is kept and compared; the framework's id is filled in."""
-    filled = msgspec.structs.replace(executor, framework_id=types.FrameworkID(framework_id))
+    """The JSON that is kept and compared; the framework's id is filled in.
+
+    Resources are put into one form: an agent lists them with the role that they are allocated to,
+    a framework may send them in either form and any order.
+    """
+    try:
+        wire = tuple(interned(executor.resources).to_wire())
+    except ResourceError:
+        wire = executor.resources  # whoever asked refuses them
+    filled = msgspec.structs.replace(
+        executor, framework_id=types.FrameworkID(framework_id), resources=wire
+    )
     return msgspec.json.encode(filled)
