@@ -59,7 +59,7 @@ async def recover(
         log.error("checkpoint left out path=%s reason=%s", problem.path, problem.problem)
     rebooted = found.boot_id is not None and found.boot_id != boot_id
     cleanup = config.recover == "cleanup"
-    writes: list[Write] = []
+    writes: list[Write] = [*found.repairs]
     if cleanup:
         writes.append(Remove(checkpoint.LATEST))
     elif found.registered_as is not None:

@@ -14,10 +14,10 @@ from typing import TypeAlias
 
 from cairn_core.agent import checkpoint
 from cairn_core.agent.checkpoint import Corrupt
-from cairn_core.agent.effects import Kill
+from cairn_core.agent.effects import Kill, Put
 from cairn_core.agent.records import ExecutorRecord, ExecutorState, FrameworkRecord, TaskRecord
 from cairn_core.agent.state import AgentState
-from cairn_core.agent.status_updates import read_records
+from cairn_core.agent.status_updates import read_records, without_torn
 from cairn_core.errors import LocalError
 from cairn_core.mesos.types import AgentInfo
 
@@ -38,6 +38,8 @@ class Found:
     registered_as: AgentInfo | None = None
     #: Files left out, with the reason.
     problems: list[Corrupt] = field(default_factory=list)
+    #: To be written before anything is appended to these files: they end in half a record.
+    repairs: list[Put] = field(default_factory=list)
 
 
 def tree(files: Mapping[str, bytes]) -> Tree:
@@ -193,6 +195,8 @@ class _Loader:
             records, problem = read_records(updates)
             if problem is not None:
                 self.found.problems.append(Corrupt(f"{path}/{checkpoint.TASK_UPDATES}", problem))
+            elif (whole := without_torn(updates)) is not None:
+                self.found.repairs.append(Put(f"{path}/{checkpoint.TASK_UPDATES}", whole))
             for status in self.state.streams.replay(executor.framework_id, task.id, records):
                 task.note(status)
         if over:

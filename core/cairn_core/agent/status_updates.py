@@ -71,6 +71,19 @@ def read_records(data: bytes) -> tuple[list[UpdateRecord | AckRecord], str | Non
     return found, None
 
 
+def without_torn(data: bytes) -> bytes | None:
+    """The file without the torn record at its end; None when it has none.
+
+    It must be cut off before anything is appended, or what follows could never be read.
+    """
+    decoder = recordio.Decoder()
+    try:
+        whole = decoder.feed(data)
+    except recordio.RecordError:
+        return None
+    return b"".join(map(recordio.encode, whole)) if decoder.pending else None
+
+
 @dataclass(slots=True)
 class Stream:
     """Updates of one task.

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from cairn_core.agent.status_updates import (
     COMPACT_AFTER,
     RETRY_MAX_S,
+    UpdateRecord,
     UpdateStreams,
     read_records,
     record_ack,
     record_update,
+    without_torn,
 )
 from cairn_core.mesos.types import TaskID, TaskState, TaskStatus
 
@@ -91,6 +93,19 @@ def test_a_torn_file_is_read_up_to_the_tear(cut: int) -> None:
     assert problem is None
     ends = [sum(map(len, records[: i + 1])) for i in range(3)]
     assert len(found) == sum(end <= cut for end in ends)
+
+
+@given(cut=st.integers(0, 1000))
+def test_what_is_appended_after_a_tear_can_be_read(cut: int) -> None:
+    data = record_update(status(1)) + record_ack(status(1).uuid or b"")
+    torn = data[: min(cut, len(data))]
+    whole = without_torn(torn)
+    before, _ = read_records(torn)
+    assert (whole is None) == (cut == 0 or cut >= len(data) or torn == record_update(status(1)))
+    again, problem = read_records((torn if whole is None else whole) + record_update(status(2)))
+    assert problem is None
+    assert again[:-1] == before
+    assert again[-1] == UpdateRecord(status(2))
 
 
 @pytest.mark.parametrize("garbage", [b"x\n", b"2\n{}", b'9\n{"type":1}', b"99999999999999\n"])
