@@ -121,6 +121,7 @@ class MarathonCore:
         if self.tracker.connected:
             self.ledger.publish(events.SchedulerDisconnected(timestamp=timestamp(wall)))
         self.tracker.disconnected()
+        self.launcher.disconnected()
         return self._end()
 
     def calls_lost(self, *, now: float, wall: float) -> Outcome:
@@ -202,11 +203,14 @@ class MarathonCore:
                 self.tracker.registered()
                 self.tracker.demand |= self.tables.waiting.keys()
         self.launcher.due()
-        self.tracker.reconcile()
+        if not self.launcher.is_placing:
+            # The master would deny tasks that are placed and not accepted yet.
+            self.tracker.reconcile()
         for probe in (*self.health.due(now=now), *self.readiness.due(now=now)):
             self.ledger.emit(probe)
         self._settle_at = None
         self.deployer.settle()
+        self.launcher.go_on()
         return self._end()
 
     # Commands

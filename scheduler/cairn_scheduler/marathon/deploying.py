@@ -39,6 +39,8 @@ from cairn_scheduler.marathon.tracking import Tracker
 MakeRoot = Callable[[RootGroup], RootGroup]
 #: Looks at what is dirty within one fact; what is left then is looked at with the next one.
 MAX_LOOKS = 20
+#: Instances that are added within one fact; the others follow with the next ones.
+MAX_STARTS = 1000
 
 
 class Deployer:
@@ -58,6 +60,8 @@ class Deployer:
         self._rules = rules
         #: Steps' actions that are done, by deployment, until something about their app changes.
         self._done: dict[str, set[tuple[int, int]]] = {}
+        self._starts_left = MAX_STARTS
+        self._later: set[str] = set()
 
     # Changes
 
@@ -205,6 +209,8 @@ class Deployer:
     def settle(self) -> None:
         """Look at every app about which something changed, until nothing changes any more."""
         ledger = self._ledger
+        self._starts_left = MAX_STARTS
+        later: set[str] = set()
         for _ in range(MAX_LOOKS):
             if not ledger.dirty:
                 break
@@ -220,6 +226,9 @@ class Deployer:
                 deployment = ledger.tables.deployments.get(plan_id)
                 if deployment is not None:
                     self._look(deployment, apps)
+            later |= self._later
+            self._later = set()
+        ledger.dirty |= later
         self._launcher.settle()
 
     def _keep(self, app_id: str) -> None:
@@ -318,7 +327,11 @@ class Deployer:
                 self._tracker.set_goal([instance], goal)
         if app is None:
             return
-        for _ in range(work.start):
+        starts = min(work.start, self._starts_left)
+        self._starts_left -= starts
+        if starts < work.start:
+            self._later.add(app.id)
+        for _ in range(starts):
             name = instance_ids.instance_id(app.id, str(self._uuid()))
             self._tracker.apply(rules.schedule(app, name, wall=self._ledger.wall))
 

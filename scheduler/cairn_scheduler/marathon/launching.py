@@ -41,6 +41,8 @@ from cairn_scheduler.marathon.tracking import Tracker
 #: Offers are suppressed when nothing has waited for this long, so that the instances of a rolling
 #: restart do not switch them on and off.
 SUPPRESS_AFTER_S = 1.0
+#: Instances that are placed before others get a turn.
+MAX_PER_SLICE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Launcher:
         self._idle_since: dict[str, float] = {}
         self._revived_at: float | None = None
         self._delays: list[tuple[float, str]] = []
+        self._open: list[_Table] = []
+        self._budget = 0
         self._tokens_used = 0
         self._tokens_at = 0.0
         self._launched_before = 0
@@ -115,11 +119,19 @@ class Launcher:
             self._ledger.emit(UseRoles(roles))
 
     def registered(self) -> None:
-        """A subscription began: offers come for all roles, whatever was before."""
+        """A subscription began: offers come for all roles, what was offered before is void.
+
+        Launches on offers that are void turn out as lost when the tasks are asked for.
+        """
+        self._open.clear()
         self._suppressed.clear()
         self._wanted.clear()
         self._idle_since.clear()
         self._revived_at = None
+
+    def disconnected(self) -> None:
+        """The subscription is over, and with it every offer."""
+        self._open.clear()
 
     def unsure(self) -> None:
         """Nobody knows which calls arrived: whatever is wanted is asked for again."""
@@ -207,6 +219,8 @@ class Launcher:
 
     def deadline(self) -> float | None:
         """When to settle though nothing happens."""
+        if self._open:
+            return self._ledger.now
         found = [self._delays[0][0]] if self._delays else []
         if self._tracker.connected:
             if self._wanted and self._revived_at is not None:
@@ -229,20 +243,40 @@ class Launcher:
 
     def use(self, offers: Sequence[Offer]) -> None:
         """Launch what waits on these offers, and decline the rest."""
-        ledger = self._ledger
         self.offers_seen += len(offers)
-        tables = []
         unread = []
         for offer in offers:
             try:
-                tables.append(_Table(Offered.of(offer)))
+                self._open.append(_Table(Offered.of(offer)))
             except ResourceError:
                 unread.append(offer.id.value)
+        self._decline(unread)
+        self.go_on()
+
+    @property
+    def is_placing(self) -> bool:
+        """Whether offers are being used, a slice at a time."""
+        return bool(self._open)
+
+    def go_on(self) -> None:
+        """Place some more instances on the offers at hand; with the last one they are used.
+
+        A slice at a time, so that thousands of launches hold up nothing else.
+        """
+        ledger = self._ledger
+        if not self._open:
+            return
+        self._budget = MAX_PER_SLICE
         waiting = list(ledger.tables.waiting)
         self._rng.shuffle(waiting)
         more = False
         for app_id in waiting:
-            more = self._place(app_id, tables) or more
+            # Where least was put first, also over the slices.
+            self._open.sort(key=lambda table: len(table.tasks))
+            more = self._place(app_id, self._open) or more
+            if not self._budget:
+                return
+        tables, self._open = self._open, []
         for table in tables:
             if not table.tasks:
                 continue
@@ -252,10 +286,12 @@ class Launcher:
             ledger.emit(AcceptOffer(table.offered.offer.id.value, tuple(table.tasks), refuse_s))
             self.offers_used += 1
             self.tasks_launched += len(table.tasks)
-        unused = [t.offered.offer.id.value for t in tables if not t.tasks] + unread
-        if unused:
-            ledger.emit(DeclineOffers(tuple(unused), self._settings.decline_s))
-            self.offers_declined += len(unused)
+        self._decline([t.offered.offer.id.value for t in tables if not t.tasks])
+
+    def _decline(self, offer_ids: Sequence[str]) -> None:
+        if offer_ids:
+            self._ledger.emit(DeclineOffers(tuple(offer_ids), self._settings.decline_s))
+            self.offers_declined += len(offer_ids)
 
     def _place(self, app_id: str, tables: Sequence[_Table]) -> bool:
         """Place waiting instances of one app; whether some are left for which the limits are."""
@@ -296,7 +332,7 @@ class Launcher:
         refused: list[tuple[_Table, tuple[Reason, ...]]] = []
         moved = False
         left = deque(ids)
-        while left and self._has_token():
+        while left and self._budget and self._has_token():
             if not open_tables:
                 again = [t for t, reasons in refused if reasons == (Reason.CONSTRAINT,)]
                 if not (moved and again):
@@ -358,6 +394,7 @@ class Launcher:
         table.tasks.append(task)
         table.offered = table.offered.less(found.resources)
         self._tokens_used += 1
+        self._budget -= 1
 
     # Launch tokens
 

@@ -14,6 +14,7 @@ load balancers time. Source: the released Marathon's port matching and its port 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from cairn_core.resources.kinds import Kind
 from cairn_core.resources.spans import Spans
@@ -24,8 +25,7 @@ FIRST_CONTAINER_PORT = 1025
 LAST_PORT = 65535
 
 
-@dataclass(frozen=True, slots=True)
-class PortRange:
+class PortRange(NamedTuple):
     """Ports that an offer has, both ends included."""
 
     kind: Kind

@@ -4,6 +4,7 @@ In this form they are also versions, and sort as text.
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from cairn_scheduler.marathon.errors import IllegalArgument
 
@@ -12,6 +13,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_WALL = 253402300799.0
 
 
+@lru_cache(maxsize=256)
 def timestamp(wall: float) -> str:
     """Text of a wall-clock time in seconds since the epoch, 0 <= wall <= MAX_WALL."""
     millis = min(max(int(wall * 1000 + 0.5), 0), int(MAX_WALL * 1000))

@@ -80,6 +80,8 @@ class Tracker:
         self._settings = settings
         self._rng = rng
         self._timed: set[str] = set()
+        #: When the launch delay of an app's configuration grew last, wall clock.
+        self._delayed_at: dict[tuple[str, str], float] = {}
         self._kills: dict[str, _Kill] = {}
         self._in_flight = 0
         self._reconciliation = Reconciliation(rng, period_s=settings.reconciliation_s)
@@ -202,11 +204,9 @@ class Tracker:
                 if effect.instance.app_id in ledger.tables.root.apps:
                     ledger.put_failure(_without_data(effect))
             case rules.DelayLaunches(app_id):
-                failed = change.before or change.after
-                app = ledger.tables.app_of(failed) if failed is not None else None
-                if app is not None:
-                    ledger.tables.backoff.grow(app, now=ledger.now)
-                    ledger.dirty.add(app_id)
+                ledger.dirty.add(app_id)
+                if change.before is not None:
+                    self._delay(change.before)
             case rules.AdvanceDelay(app_id, config_version):
                 ledger.tables.backoff.advance(app_id, config_version, now=ledger.now)
             case rules.KillTask(task_id, agent_id):
@@ -220,6 +220,23 @@ class Tracker:
                 self.launched += 1
             case _:
                 assert_never(effect)
+
+    def _delay(self, failed: Instance) -> None:
+        """Let the launch delay grow, once for all launches of before it grew last.
+
+        Differs: the original counts each; where many are launched together and fail together,
+        that would end at the longest delay at once.
+        """
+        ledger = self.ledger
+        app, task = ledger.tables.app_of(failed), failed.task
+        if app is None or task is None:
+            return
+        key = (app.id, app.config_version)
+        if ledger.tables.backoff.deadline(app) is None:
+            self._delayed_at.pop(key, None)
+        if task.staged_at > self._delayed_at.get(key, -1.0):
+            ledger.tables.backoff.grow(app, now=ledger.now)
+            self._delayed_at[key] = ledger.wall
 
     def _stamp(self) -> str:
         return timestamp(self.ledger.wall)
@@ -410,7 +427,8 @@ class Tracker:
                 kill.sent_at = None
                 self._in_flight -= 1
         self._send_kills()
-        ledger.tables.backoff.sweep(now=ledger.now)
+        for key in ledger.tables.backoff.sweep(now=ledger.now):
+            self._delayed_at.pop(key, None)
 
     def _expire(self, instance: Instance) -> Instance | None:
         change = rules.expire(

@@ -234,6 +234,28 @@ def test_failing_task_is_retried_with_growing_delay(world: World, make_app: Make
     assert len(world.launches) == 5
 
 
+def test_launches_that_fail_together_count_as_one_failure(world: World, make_app: MakeApp) -> None:
+    world.behaviour = lambda info: TaskState.FAILED
+    world.put(make_app(instances=50, backoffSeconds=10, backoffFactor=2))
+    world.run(5)
+    assert len(world.launches) == 50
+    app = world.core.tables.root.apps["/web"]
+    assert 0 < world.core.tables.backoff.left_s(app, now=world.now) <= 10
+
+
+def test_thousands_are_launched_in_slices(
+    make_world: Callable[..., World], make_app: MakeApp
+) -> None:
+    world = make_world(nodes=30)
+    world.put(*(make_app(f"/a{n}", instances=300) for n in range(8)))
+    world.until(world.settled, 60)
+    assert len(world.running) == 2400
+    assert not world.kills
+    assert len(world.launches) == 2400
+    sizes = [len(node.tasks) for node in world.agents.values()]
+    assert max(sizes) - min(sizes) <= 30
+
+
 def test_offers_are_suppressed_when_nothing_waits(world: World, make_app: MakeApp) -> None:
     world.deploy(make_app(instances=2))
     world.run(10)
