@@ -176,6 +176,25 @@ def client_python() -> Callable[[str], Path]:
     return install
 
 
+@pytest.fixture(scope="session")
+def debian_program() -> Callable[[str, str], Path]:
+    """Unpack a package of the distribution, without installing it; gives a file of it."""
+
+    def unpack(package: str, file: str) -> Path:
+        requires("apt-get", "dpkg-deb")
+        home = Path(f"/var/tmp/cairn-clients/debian-{package}")
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            _run("apt-get", "-o", "APT::Sandbox::User=root", "download", package, cwd=home)
+            (archive,) = home.glob(f"{package}_*.deb")
+            _run("dpkg-deb", "-x", str(archive), str(home))
+            (home / "complete").touch()
+        return home / file
+
+    return unpack
+
+
 def _take_sources(pip: tuple[str, ...], sources: Path, home: Path) -> None:
     """Packages that do not compile: their pure Python part, from the source archive."""
     archives = home / "sources"
@@ -197,6 +216,6 @@ def _take_sources(pip: tuple[str, ...], sources: Path, home: Path) -> None:
                     target.write_bytes(content.read())
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(*command: str, cwd: Path | None = None) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-2000:]}"
