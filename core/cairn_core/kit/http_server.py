@@ -4,8 +4,9 @@ Start reading at `HttpServer._answer`: find the route, read the body within its 
 filters and the handler, translate what it returns. Handlers know nothing of aiohttp; their types
 are in `http_types` and are exported from here as well.
 
-Bounds: body size (413, also when chunked), JSON nesting (400), time (408 and 503), connections,
-bytes queued per stream. Not here: `/health` and its like (`http_standard`), files (`http_files`).
+Bounds: body size (413, also when chunked), JSON nesting (400), time (408 and 503; to take a piece
+of an answer), connections, bytes queued per stream. Not here: `/health` and its like
+(`http_standard`), files (`http_files`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import contextlib
 import logging
 import socket
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -48,6 +49,9 @@ __all__ = [
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+#: A client that takes nothing of a large answer for so long is cut off, seconds.
+STUCK_S = 60.0
 
 #: Compressing less than this costs more than the bytes saved.
 GZIP_FROM_BYTES = 1024
@@ -377,9 +381,21 @@ class HttpServer:
         response = web.StreamResponse(status=status, headers=headers)
         await response.prepare(raw)
         if raw.method != "HEAD":
-            async for piece in pieces:
-                await response.write(piece)
-            await response.write_eof()
+            try:
+                async for piece in pieces:
+                    async with asyncio.timeout(STUCK_S):
+                        await response.write(piece)
+                async with asyncio.timeout(STUCK_S):
+                    await response.write_eof()
+            except TimeoutError:
+                # what we hold for it - a large read, a place among few - is for others
+                log.info("client takes nothing, cut off path=%s", raw.rel_url.raw_path)
+                if raw.transport is not None:
+                    raw.transport.abort()
+                raise ConnectionResetError("the client takes nothing") from None
+            finally:
+                if isinstance(pieces, AsyncGenerator):
+                    await pieces.aclose()
         return response
 
     async def _stream(
