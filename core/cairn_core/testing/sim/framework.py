@@ -11,6 +11,7 @@ from cairn_core.mesos import scheduler_api, types
 from cairn_core.mesos.scheduler_api import Call, Event
 from cairn_core.mesos.types import TaskState, TaskStatus
 from cairn_core.resources import Resources
+from cairn_core.testing.sim.ledger import Ledger
 from cairn_core.testing.sim.master import MASTER_END, PEER_END, SimMaster
 from cairn_core.testing.sim.world import Connection, World
 
@@ -33,7 +34,14 @@ class SimFramework:
         capabilities: tuple[str, ...] = ("PARTITION_AWARE", "MULTI_ROLE"),
         failover_timeout_s: float = 10_000.0,
         refuse_s: float = 5.0,
+        executor: types.ExecutorInfo | None = None,
+        with_port: bool = False,
+        ledger: Ledger | None = None,
     ) -> None:
+        """executor: of all its tasks, one on each agent; None for command tasks.
+
+        with_port: each task takes a host port beside `size`.
+        """
         self.world = world
         self.master = self._place = master
         self.number = number
@@ -47,6 +55,9 @@ class SimFramework:
         self.errors: list[str] = []
         self.up = False
         self._launched = 0
+        self._executor = executor
+        self._with_port = with_port
+        self._ledger = ledger
         self._suppressed = False
         self._capabilities = capabilities
         self._failover_timeout_s = failover_timeout_s
@@ -68,6 +79,14 @@ class SimFramework:
         if self._connection is not None:
             self._connection.cut(silent=PEER_END)
             self._connection = None
+
+    def leave(self, master: SimMaster) -> None:
+        """Follow another place, at once when connected elsewhere."""
+        self.master = master
+        if self._connection is not None and self._place is not master:
+            self._connection.cut(silent=PEER_END)
+            self._connection = None
+            self._connect_later()
 
     def _connect_later(self) -> None:
         life = self._life
@@ -151,8 +170,10 @@ class SimFramework:
     def _offered(self, offer: scheduler_api.Offer) -> None:
         left = Resources.from_wire(offer.resources)
         infos = []
-        while len(self.tasks) < self.goal and left.contains(self.size):
-            left = left - self.size
+        if self._executor is not None and not offer.executor_ids:
+            left = left.minus_common(Resources.from_wire(self._executor.resources))
+        while len(self.tasks) < self.goal and left.contains(size := self._next(left)):
+            left = left - size
             self._launched += 1
             task_id = f"f{self.number}.{self._launched}"
             self.tasks[task_id] = TaskState.STAGING
@@ -162,8 +183,9 @@ class SimFramework:
                     f"task {task_id}",
                     types.TaskID(task_id),
                     offer.agent_id,
-                    tuple(self.size.to_wire()),
-                    command=types.CommandInfo(value="sleep 1000"),
+                    tuple(size.to_wire()),
+                    executor=self._executor,
+                    command=types.CommandInfo(value="sleep 1000") if not self._executor else None,
                 )
             )
         filters = types.Filters(self.refuse_s)
@@ -176,8 +198,18 @@ class SimFramework:
         launch = scheduler_api.Operation("LAUNCH", launch=scheduler_api.Launch(tuple(infos)))
         self.call("ACCEPT", accept=scheduler_api.Accept((offer.id,), (launch,), filters))
 
+    def _next(self, left: Resources) -> Resources:
+        """What the next task takes; more than there is when no port is left."""
+        if not self._with_port:
+            return self.size
+        ports = left.ranges("ports")
+        port = ports[0][0] if ports else 1
+        return self.size + Resources.parse(f"ports:[{port}-{port}]")
+
     def _updated(self, status: TaskStatus) -> None:
         task_id = status.task_id.value
+        if self._ledger is not None and self.framework_id is not None:
+            self._ledger.hear(self.framework_id.value, status)
         if status.uuid is not None and status.agent_id is not None:
             self.call(
                 "ACKNOWLEDGE",

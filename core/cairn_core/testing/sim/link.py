@@ -23,7 +23,7 @@ class LinkedAgent:
 
     def __init__(self, world: World, master: SimMaster, number: int) -> None:
         self.world = world
-        self.master = master
+        self.master = self._place = master
         self.number = number
         self.up = False
         self.cut_off = False
@@ -80,7 +80,7 @@ class LinkedAgent:
     def leave(self, master: SimMaster) -> None:
         """Follow another place, at once when connected elsewhere."""
         self.master = master
-        if self._connection is not None:
+        if self._connection is not None and self._place is not master:
             self._lose()
 
     def _drop(self) -> None:
@@ -116,6 +116,7 @@ class LinkedAgent:
                 self._connect_later()
 
         connection.on_cut[PEER_END] = cut
+        self._place = self.master
         self._to_master = self.master.open_link(
             connection, lambda message: self._take(connection, message)
         )
@@ -147,7 +148,8 @@ class LinkedAgent:
         self._heard = self.world.now
         match message:
             case agent_api.Admission(retry_after_s, problem):
-                assert problem is None, problem
+                # One that leads no more says so itself when it hears of a newer epoch.
+                assert problem is None or "not the leader" in problem, problem
                 self.world.after(
                     retry_after_s,
                     lambda: self._send(self.hello()) if connection is self._connection else None,

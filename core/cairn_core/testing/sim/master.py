@@ -67,6 +67,8 @@ class SimMaster:
         self.log = log or SimLog(world)
         self.epoch = 0
         self.on_exit: Callable[[], None] = lambda: None
+        #: Called when a write is on its way to the log.
+        self.on_writing: Callable[[], None] = lambda: None
         self.core: MasterCore | None = None
         self.incarnation = 0
         self.replies: dict[int, Reply] = {}
@@ -230,6 +232,7 @@ class SimMaster:
             self._waiting.clear()
             for part in parts([record for effect in operations for record in effect.records]):
                 while True:
+                    self.world.after(0.0, lambda: self.on_writing())
                     try:
                         await store.write(part)
                         break
