@@ -30,6 +30,7 @@ from cairn_scheduler.marathon.effects import (
     Deployed,
     Killed,
     Outcome,
+    Probed,
     Publish,
     Reply,
     SendKill,
@@ -114,6 +115,10 @@ class Rig:
             uuid=number.to_bytes(16, "big"), timestamp=self.time, **fields,
         )  # fmt: skip
         self._take(self.core.status_update(status, now=self.clock, wall=self.time))
+
+    def found(self, result: Probed) -> None:
+        """A probe of ours has a result."""
+        self._take(self.core.probed(result, now=self.clock, wall=self.time))
 
     def run(self, agent: str = "a1") -> list[str]:
         """Launch what waits and let it run; gives the task ids."""

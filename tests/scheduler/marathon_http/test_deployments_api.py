@@ -1,8 +1,10 @@
 """`/v2/deployments` and `/v2/queue`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from cairn_core.mesos.types import TaskState
+from cairn_scheduler.marathon.effects import Probe, Probed
 
 
 async def test_a_deployment_is_rolled_back(site: Any) -> None:
@@ -63,3 +65,34 @@ async def test_a_delay_is_shown_and_reset(site: Any) -> None:
     assert (await site.get("/v2/queue"))["queue"] == []
     assert (await site("DELETE", "/v2/queue/a/delay")).status == 404
     assert (await site("DELETE", "/v2/queue/a")).json == {"message": "URI not found"}
+
+
+async def test_only_so_many_deployments_run_at_once(make_site: Callable[..., Any]) -> None:
+    site = await make_site(max_running_deployments=1)
+    await site.sleeper("/a")
+    refused = await site("POST", "/v2/apps", {"id": "/b", "cmd": "sleep 9"})
+    assert refused.status == 403
+    assert refused.json["message"].startswith("Max number (1) of running deployments")
+    assert (await site("GET", "/v2/apps/b")).status == 404
+
+
+async def test_readiness_is_shown_while_it_is_waited_for(site: Any) -> None:
+    await site.sleeper(
+        "/slow",
+        portDefinitions=[{"port": 0, "name": "http"}],
+        readinessChecks=[{"name": "up", "portName": "http", "preserveLastResponse": True}],
+    )
+    (task,) = site.rig.run()
+    (probe,) = [e for e in site.rig.effects if isinstance(e, Probe)]
+    site.rig.found(Probed(probe.key, good=False, status=503, content_type="x/y", body="not yet"))
+    result = {
+        "name": "up", "taskId": task, "ready": False,
+        "lastResponse": {"status": 503, "contentType": "x/y", "body": "not yet"},
+    }  # fmt: skip
+    app = (await site.get("/v2/apps/slow?embed=app.readiness"))["app"]
+    assert app["readinessCheckResults"] == [result]
+    (deployment,) = await site.get("/v2/deployments")
+    assert deployment["currentActions"][0]["readinessCheckResults"] == [result]
+    site.rig.found(Probed(probe.key, good=True, status=200))
+    site.rig.pass_time()
+    assert await site.get("/v2/deployments") == []

@@ -138,3 +138,42 @@ async def test_a_role_is_enforced_by_patch_and_hidden_from_strict_clients(site: 
     assert (await site("PATCH", "/v2/groups/shop", {"apps": []})).status == 422
     await site.sleeper("/shop/later")
     assert (await site.get("/v2/apps/shop/later"))["app"]["role"] == "shop"
+
+
+async def test_an_empty_group_is_made_and_a_useless_change_starts_nothing(site: Any) -> None:
+    made = await site("POST", "/v2/groups", {"id": "/empty"})
+    assert (made.status, set(made.json)) == (201, {"version", "deploymentId"})
+    assert [g["id"] for g in (await site.get("/v2/groups"))["groups"]] == ["/empty"]
+    version = (await site.get("/v2/groups"))["version"]
+    assert (await site("PUT", "/v2/groups/empty", {"apps": []})).status == 200
+    assert (await site.get("/v2/groups"))["version"] == version
+    assert await site.get("/v2/deployments") == []
+
+
+async def test_the_root_is_emptied_but_stays(site: Any) -> None:
+    await make_tree(site)
+    assert (await site("DELETE", "/v2/groups?force=true")).status == 200
+    root = await site.get("/v2/groups")
+    assert (root["groups"], root["apps"]) == ([], [])
+
+
+async def test_circles_and_twins_are_refused(site: Any) -> None:
+    circle = {
+        "id": "/c",
+        "apps": [
+            {"id": "one", "cmd": "x1", "dependencies": ["two"]},
+            {"id": "two", "cmd": "x2", "dependencies": ["one"]},
+        ],
+    }
+    refused = await site("POST", "/v2/groups", circle)
+    assert refused.status == 422
+    (detail,) = refused.json["details"]
+    assert detail["errors"] == ["Dependency graph has cyclic dependencies."]
+    await make_tree(site)
+    twin = await site("POST", "/v2/apps", {"id": "/shop/data", "cmd": "x3"})
+    assert twin.json["details"] == [
+        {
+            "path": "/id",
+            "errors": ["Groups and Applications may not have the same identifier."],
+        }
+    ]
