@@ -83,16 +83,18 @@ class InfoResource:
         marathon, config = self.marathon, self.marathon.config
         values = msgspec.to_builtins(config)
         shown = {name: values[name] for name in _SHOWN}
+        leader = marathon.leader()
         return Response.json(
             {
                 "name": "marathon",
                 "version": COMPATIBLE_VERSION,
                 "buildref": f"cairn-{package_version('cairn')}",
                 "elected": marathon.elected(),
-                "leader": marathon.leader(),
+                "leader": leader,
                 "frameworkId": marathon.tables.framework_id,
                 "marathon_config": {
                     **shown,
+                    "hostname": config.hostname or (leader or "").rpartition(":")[0],
                     "failover_timeout": int(config.failover_timeout),
                     "access_control_allow_origin": list(config.access_control_allow_origin),
                     "executor": "//cmd",

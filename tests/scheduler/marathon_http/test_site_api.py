@@ -30,6 +30,7 @@ async def test_info_leader_plugins_and_pods(site: Any) -> None:
     assert (info["name"], info["elected"], info["leader"]) == ("marathon", True, "marathon1:8080")
     assert info["frameworkId"] == "fw-1"
     config = info["marathon_config"]
+    assert config["hostname"] == "marathon1"
     assert config["mesos_leader_ui_url"] == "http://master1:5050"
     assert (config["local_port_min"], config["failover_timeout"]) == (10000, 604800)
     assert info["http_config"]["http_port"] == 8080
