@@ -3,13 +3,19 @@
 A check is made `delay` after the task runs, and again `interval` after each result. A *check* only
 reports, and only when its result differs from the last. A *health check* reports each change to
 healthy and every failure, and asks for the task's end after `consecutive_failures` in a row. A
-failure before the first success is ignored during the grace period.
+failure before the first success is ignored during the grace period; as long as that is so, a
+health check is made again after as much time as went by since its first probe, if that is less
+than the interval. So a task that starts in a moment is known to be healthy a moment later, and
+what counts is an interval apart.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Json = dict[str, Any]
+
+#: Shortest wait between two probes of a task that is coming up, seconds.
+SHORTEST_WAIT_S = 0.1
 
 
 class Probe(NamedTuple):
@@ -70,7 +76,8 @@ class Check:
         failures = spec.get("consecutive_failures")
         self._limit = 3 if failures is None else int(failures)
         self._started = now
-        self._next: float | None = now + seconds(spec, "delay", 15.0)
+        self._first = now + seconds(spec, "delay", 15.0)
+        self._next: float | None = self._first
         self._paused = False
         self._stopped = False
         self._probing = False
@@ -111,15 +118,27 @@ class Check:
         self._next = now + self._interval_s
         if self._stopped or self._paused:
             return None
-        return self._judge(result, now) if self.health else self._compare(result)
+        if not self.health:
+            return self._compare(result)
+        if self._is_coming_up(result, now):
+            wait_s = max(now - self._first, SHORTEST_WAIT_S)
+            self._next = now + min(wait_s, self._interval_s)
+            return None
+        return self._judge(result)
 
-    def _judge(self, result: Result, now: float) -> Health | None:
+    def _is_coming_up(self, result: Result, now: float) -> bool:
+        """Whether a result does not count."""
+        return (
+            not self._proven
+            and now - self._started <= self._grace_s
+            and not self._is_healthy(result.value)
+        )
+
+    def _judge(self, result: Result) -> Health | None:
         if self._is_healthy(result.value):
             news = not self._proven or self._failures > 0
             self._proven, self._failures = True, 0
             return Health(True, False) if news else None
-        if not self._proven and now - self._started <= self._grace_s:
-            return None
         self._failures += 1
         return Health(False, self._failures >= self._limit, result.message)
 

@@ -1,9 +1,11 @@
 """Health checks that Marathon runs itself: when to probe, what the results mean, when to kill.
 
-First probe after the interval or `FIRST_S`, whichever is shorter; the next one an interval after
-the result. Failures within the grace period count only after a first success. Results of checks
-that the executor runs are kept here too, so that all are shown alike. Source: the released
-Marathon's health checks.
+Failures within the grace period count only after a first success. While that is so, the first
+probe is made at once and the next one after as much time as went by since, if that is less than
+the interval: an instance that starts in a moment is healthy a moment later. Without grace the first
+probe is made after the interval or `FIRST_S`, whichever is shorter, as in the original; in all
+other cases the next one is an interval after the result. Results of checks that the executor runs
+are kept here too, so that all are shown alike. Source: the released Marathon's health checks.
 """
 
 import heapq
@@ -21,15 +23,21 @@ from cairn_scheduler.marathon.task_json import Health
 
 #: Longest wait for a first probe, seconds.
 FIRST_S = 5.0
+#: Shortest wait between two probes of an instance that is coming up, seconds.
+SHORTEST_WAIT_S = 0.1
 HEALTH = "health"
 
 
 @dataclass(slots=True)
 class Watched:
-    """An instance that runs, with its checks and their results by index."""
+    """An instance that runs, with its checks and their results by index.
+
+    since: when we began to look, on the monotonic clock.
+    """
 
     instance: Instance
     app: App
+    since: float
     results: dict[int, Health] = field(default_factory=dict)
     condemned: bool = False
 
@@ -91,13 +99,16 @@ class HealthRules:
         self.forget(instance.id)
         if instance.condition is not Condition.RUNNING:
             return
-        self._watched[instance.id] = Watched(instance, app, dict(results or {}))
+        self._watched[instance.id] = Watched(instance, app, now, dict(results or {}))
         self._by_task[task.id] = instance.id
         for index, check in enumerate(app.health_checks):
             if not check.by_mesos:
                 first = min(float(check.interval_seconds), FIRST_S)
-                # After a restart all are due at once otherwise.
-                wait = first if results is None else first * self._rng.random()
+                if results is not None:
+                    # After a restart all are due at once otherwise.
+                    wait = first * self._rng.random()
+                else:
+                    wait = 0.0 if check.grace_period_seconds > 0 else first
                 heapq.heappush(self._heap, (now + wait, task.id, instance.id, index))
 
     def forget(self, instance_id: str) -> None:
@@ -135,14 +146,16 @@ class HealthRules:
         if known is None or index >= len(known.app.health_checks):
             return None
         check = known.app.health_checks[index]
-        again = now + max(1.0, float(check.interval_seconds))
-        heapq.heappush(self._heap, (again, task_id, known.instance.id, index))
+        interval = max(1.0, float(check.interval_seconds))
+        before = known.results.get(index)
+        coming_up = not probed.good and self._in_grace(known, check, before, wall)
+        wait = max(now - known.since, SHORTEST_WAIT_S) if coming_up else interval
+        heapq.heappush(self._heap, (now + min(wait, interval), task_id, known.instance.id, index))
         if known.instance.condition is not Condition.RUNNING:
             return None
         if check.ignore_http1xx and 100 <= probed.status < 200:
             return None
-        before = known.results.get(index)
-        if not probed.good and self._in_grace(known, check, before, wall):
+        if coming_up:
             return None
         return self._judge(known, index, probed.good, probed.failure, wall)
 

@@ -37,7 +37,7 @@ OK, BAD, KILL = Health(True, False), Health(False, False, "m"), Health(False, Tr
         ([200, 200, 302], [OK, None, None]),
         ([200, 500, 200, 404], [OK, BAD, OK, BAD]),
         ([200, None, 500, 400], [OK, BAD, BAD, KILL]),
-        ([500, 500, 500, 500, 500, 500, 500], [None, None, None, None, BAD, BAD, KILL]),
+        ([500] * 13, [None] * 10 + [BAD, BAD, KILL]),
         ([500, 200, 500, 500, 500], [None, OK, BAD, BAD, KILL]),
     ],
     ids=["only changes to healthy", "every failure", "three in a row kill",
@@ -45,6 +45,20 @@ OK, BAD, KILL = Health(True, False), Health(False, False, "m"), Health(False, Tr
 )  # fmt: skip
 def test_health(values: list[int | None], told: list[Any]) -> None:
     assert run(HEALTH, values, health=True) == told
+
+
+def test_a_task_that_comes_up_is_probed_ever_less_often() -> None:
+    check = Check({**HEALTH, "delay_seconds": 2}, health=True, now=0.0)
+    at: list[float] = []
+    while len(at) < 14:
+        now = check.next_deadline()
+        assert now is not None
+        at.append(now)
+        check.expire(now=now)
+        check.finished(Result(500), now=now)
+    assert [t - 2 for t in at] == pytest.approx(
+        [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 22.8, 32.8, 42.8, 52.8, 62.8]
+    )
 
 
 @pytest.mark.parametrize(

@@ -130,13 +130,46 @@ def running(started: float = 100.0) -> Instance:
 
 def test_probe_goes_to_the_host_port() -> None:
     rules = HealthRules(Random(1))
-    rules.follow(running(), app(interval_seconds=60, timeout_seconds=7), None, now=0)
+    checked = app(interval_seconds=60, timeout_seconds=7, grace_period_seconds=0)
+    rules.follow(running(), checked, None, now=0)
     assert rules.deadline() == 5
     assert rules.due(now=4.9) == []
     [found] = rules.due(now=5)
     assert (found.scheme, found.host, found.port, found.path) == ("http", "host1", 31005, "/h")
     assert found.timeout_s == 7
     assert rules.due(now=100) == [], "the next one comes after the result"
+
+
+def test_an_instance_that_comes_up_is_probed_at_once_and_ever_less_often() -> None:
+    rules = HealthRules(Random(1))
+    rules.follow(running(100), app(grace_period_seconds=30, interval_seconds=4), None, now=0)
+    bad, good = Probed(KEY, False, 500, "status 500"), Probed(KEY, True, 200)
+    at: list[float] = []
+    while len(at) < 9:
+        now = rules.deadline()
+        assert now is not None
+        assert len(rules.due(now=now)) == 1
+        at.append(now)
+        assert rules.result(bad, now=now, wall=100 + now) is None
+    assert at == pytest.approx([0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.4])
+    verdict = rules.result(good, now=11, wall=111)
+    assert verdict is not None
+    assert verdict.turned
+
+
+def test_failures_that_count_are_an_interval_apart() -> None:
+    rules = HealthRules(Random(1))
+    rules.follow(running(100), app(grace_period_seconds=3, interval_seconds=10), None, now=0)
+    bad = Probed(KEY, False, 500, "status 500")
+    counted: list[tuple[float, bool]] = []
+    while len(counted) < 3:
+        now = rules.deadline()
+        assert now is not None
+        rules.due(now=now)
+        verdict = rules.result(bad, now=now, wall=100 + now)
+        if verdict is not None:
+            counted.append((round(now, 3), verdict.kill))
+    assert counted == [(3.2, False), (13.2, False), (23.2, True)]
 
 
 def test_failures_in_grace_count_only_after_a_success() -> None:
