@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from random import SystemRandom
 from typing import assert_never
 
-from cairn_core.errors import Unavailable
+from cairn_core.errors import Unavailable, shorten
 from cairn_core.framework.io_client import Disconnected, Notice
 from cairn_core.replog.state import KeyedStore
 from cairn_scheduler.marathon.change import ChangeRules
@@ -40,7 +40,14 @@ from cairn_scheduler.marathon.effects import (
     UseRoles,
 )
 from cairn_scheduler.marathon.errors import Busy, MarathonError
-from cairn_scheduler.marathon.events import Event
+from cairn_scheduler.marathon.events import (
+    DeploymentFailed,
+    DeploymentInfo,
+    DeploymentSucceeded,
+    Event,
+    StatusUpdate,
+    UnhealthyInstanceKilled,
+)
 from cairn_scheduler.marathon.io_health import Prober
 from cairn_scheduler.marathon.io_mesos import MesosLine, framework_info
 from cairn_scheduler.marathon.io_store import LogWriter
@@ -289,6 +296,7 @@ class Marathon:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Publish(event):
+                _log_event(event)
                 self.publish(event)
             case Reply(request, result):
                 answer = self._answers.get(request)
@@ -406,3 +414,32 @@ class Marathon:
             return await answer
         finally:
             del self._answers[request]
+
+
+#: States of tasks that nobody asked for.
+_FAILURES = frozenset({"TASK_FAILED", "TASK_ERROR", "TASK_LOST", "TASK_DROPPED", "TASK_GONE"})
+
+
+def _log_event(event: Event) -> None:
+    """What an operator looks for, one line each."""
+    match event:
+        case DeploymentInfo():
+            actions = [f"{a['action']} {a['app']}" for a in event.current_step["actions"][:5]]
+            log.info("deployment step id=%s actions=%s", event.plan["id"], ", ".join(actions))
+        case DeploymentSucceeded():
+            log.info("deployment done id=%s", event.id)
+        case DeploymentFailed():
+            log.info("deployment given up id=%s reason=%s", event.id, event.reason)
+        case UnhealthyInstanceKilled():
+            log.warning(
+                "unhealthy, killed app=%s task=%s host=%s reason=%s",
+                event.app_id, event.task_id, event.host, shorten(event.reason),
+            )  # fmt: skip
+        case StatusUpdate() if event.task_status in _FAILURES:
+            log.warning(
+                "task ended app=%s task=%s state=%s host=%s message=%s",
+                event.app_id, event.task_id, event.task_status, event.host,
+                shorten(event.message),
+            )  # fmt: skip
+        case _:
+            pass
