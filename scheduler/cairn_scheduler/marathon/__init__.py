@@ -6,4 +6,9 @@ into a plan (`versions`, `dependencies`, `planner`, `deployments`), which `execu
 with `rollout` and `scaling`. What runs: `instances` (`conditions`, `instance_ids`). Where it runs:
 `matcher` with `constraints` and `ports`, then `task_builder` with `task_checks`; `backoff` and
 `queue` while it waits. What is shown: `task_json`, `events`, `labels` (selectors), `errors`.
+
+What happens: `core` with `tracking`, `launching`, `deploying`, `health`, `readiness` changes the
+`tables` through `store` and gives `effects`; `io_marathon` carries them out with `io_store`,
+`io_mesos`, `io_health`. What clients reach: `http_api` mounts one `http_<resource>` module each,
+which read the tables and await `context`; `app_view`, `endpoints`, `explain` make what they show.
 """
