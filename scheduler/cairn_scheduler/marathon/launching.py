@@ -89,6 +89,7 @@ class Launcher:
         self._build_rules = build_rules
         self._rng = rng
         self._roles: tuple[str, ...] = ()
+        self._first_roles: tuple[str, ...] = ()
         self._suppressed: set[str] = set()
         self._wanted: set[str] = set()
         self._idle_since: dict[str, float] = {}
@@ -109,7 +110,7 @@ class Launcher:
 
     def started(self, roles: tuple[str, ...]) -> None:
         """These are the roles that the framework begins with."""
-        self._roles = roles
+        self._roles = self._first_roles = roles
 
     def root_changed(self) -> None:
         """Apps came or went: the roles may be others."""
@@ -124,6 +125,9 @@ class Launcher:
         Launches on offers that are void turn out as lost when the tasks are asked for.
         """
         self._open.clear()
+        if self._roles != self._first_roles:
+            # The change may have been made while nobody could be told.
+            self._ledger.emit(UseRoles(self._roles))
         self._suppressed.clear()
         self._wanted.clear()
         self._idle_since.clear()

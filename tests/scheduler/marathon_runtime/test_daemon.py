@@ -179,3 +179,7 @@ async def test_master_that_comes_back_finds_everything_as_it_was(tmp_path: Path)
             await made.until(made.idle, "the scaling is done")
             assert before < agents.running
             assert set(agents.launches.values()) == {1}
+            # A role that the framework did not have so far.
+            await made.put("/dev/api", role="dev", instances=2)
+            await made.until(made.idle, "an app of another role is deployed")
+            assert len(agents.running) == 10

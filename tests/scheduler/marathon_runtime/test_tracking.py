@@ -136,6 +136,11 @@ def test_roles_of_apps_are_subscribed_with(world: World, make_app: MakeApp) -> N
     assert [c.roles for c in world.calls if isinstance(c, UseRoles)] == [("*", "dev")]
     world.run(1)
     assert any(isinstance(c, ReviveOffers) and "dev" in c.roles for c in world.calls)
+    world.disconnect()
+    world.take(world.core.disconnected(now=world.now, wall=world.wall))
+    world.connect()
+    world.run(1)
+    assert [c.roles for c in world.calls if isinstance(c, UseRoles)] == [("*", "dev")] * 2
     world.remove("/dev/app", force=True)
     assert [c.roles for c in world.calls if isinstance(c, UseRoles)][-1] == ("*",)
 
