@@ -1,10 +1,5 @@
 """Marathon: keeps long-running services alive. Start reading at `daemon`; rules in `core`.
 
-At work: `core` takes facts and gives outcomes (`effects`). Its parts are `tracking` (instances),
-`launching` (offers), `deploying` (what shall run), `health` and `readiness`; they change `tables`
-through the ledger of `store`, which is the log. `io_marathon` is the shell around it, with
-`io_store`, `io_mesos` and `io_health`; `context` is what the `http_*` resources see of it.
-
 What clients write: `legacy_app` reads it (`json_input`), `normalize` completes it, `validation`
 judges it; the result is an `app`. Everything that shall run: `groups`; `change` turns a changed one
 into a plan (`versions`, `dependencies`, `planner`, `deployments`), which `execution` carries out
