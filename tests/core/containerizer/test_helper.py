@@ -194,6 +194,21 @@ async def test_a_zygote_without_containers_stays_while_an_agent_lives(site: Site
         assert site.zygotes[0].pid() == zygote
 
 
+async def test_the_agents_environment_stays_with_the_agent(
+    site: Site, container_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAIRN_AGENT_CREDENTIAL", "principal secret")
+    async with site.agent() as agent:
+        config = site.config("tr '\\0' '\\n' < /proc/$PPID/environ > seen; env >> seen")
+        await agent.launch(container_id, config)
+        await agent.wait(container_id)
+        zygote = site.zygotes[0].pid()
+        seen = Path(config.sandbox, "seen").read_text()
+        assert "PATH=" in seen
+        assert "CREDENTIAL" not in seen
+        assert b"CREDENTIAL" not in Path(f"/proc/{zygote}/environ").read_bytes()
+
+
 async def test_a_hook_sees_the_sandbox_before_the_command_runs(
     site: Site, container_id: str
 ) -> None:

@@ -113,6 +113,9 @@ class Zygote:
             str(self.directory / "helpers.log"),
             str(self.check_s),
             *self.preload,
+            # What it has here every container's user can read in /proc/1/environ, and ours may
+            # hold credentials.
+            env={"PATH": os.defpath},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
