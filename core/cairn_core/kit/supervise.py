@@ -31,7 +31,7 @@ from cairn_core.errors import CairnError, LocalError, Unavailable
 from cairn_core.kit import logs, spawn, units
 from cairn_core.kit.backoff import Backoff
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("cairn_core.kit.supervise")  # it runs as __main__
 
 State = Literal["waiting", "starting", "running", "backoff", "stopped", "failed"]
 
@@ -41,6 +41,7 @@ MAX_DELAY_S = 30.0
 #: Systemd waits 90 s; a host of the lab shall go down sooner.
 STOP_S = 10.0
 MAX_REQUEST_BYTES = 64 * 1024
+MAX_NOTIFICATIONS = 64
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -251,7 +252,7 @@ class Supervisor:
 
     def _notified(self, sock: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
+            for _ in range(MAX_NOTIFICATIONS):  # any process may send: a flood must not hold us
                 text, pid = spawn.receive_notification(sock)
                 for unit in self.units.values():
                     own = unit.pid is not None and (
