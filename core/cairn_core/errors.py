@@ -10,6 +10,9 @@ a handler never has to read the text. Texts start lower-case, hold the offending
 without a period. Values that come from outside go through `shorten` first.
 """
 
+import errno
+import os
+
 
 class CairnError(Exception):
     """Root of the errors that Cairn raises on purpose."""
@@ -32,6 +35,13 @@ class Unavailable(CairnError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+def cause(error: BaseException) -> str:
+    """Why something failed, for a person: `Connection refused`, without number or repetition."""
+    if isinstance(error, OSError) and error.errno is not None and error.errno in errno.errorcode:
+        return os.strerror(error.errno)
+    return shorten(str(error)) or type(error).__name__
 
 
 def shorten(text: str, limit: int = 200) -> str:

@@ -12,7 +12,7 @@ from random import Random, SystemRandom
 from cairn_core.errors import RemoteError, Unavailable, shorten
 from cairn_core.kit.backoff import Backoff
 from cairn_core.kit.feed import Digest, decode
-from cairn_core.kit.http_client import HttpClient
+from cairn_core.kit.http_client import CannotConnect, HttpClient
 from cairn_core.kit.io_feed import FEED_PATH, HEARTBEAT_S
 
 from .feed import Delta, FeedBroken, FeedReader
@@ -66,6 +66,7 @@ class FeedClient:
     async def _follow(self) -> None:
         async with HttpClient() as http:
             turn = 0
+            told = ""
             while True:
                 master = self._masters[turn % len(self._masters)]
                 try:
@@ -78,11 +79,17 @@ class FeedClient:
                 except FeedBroken as error:
                     self.reader.forget()
                     reason = str(error)
+                except CannotConnect as error:
+                    reason = f"no answer from {master}: {error.reason}"
                 except (Unavailable, RemoteError) as error:
                     reason = str(error)
                 turn += 1
                 wait_s = self._backoff.next()
-                log.warning("feed lost reason=%s retrying in %.1f s", shorten(reason), wait_s)
+                # A master that stays away is reported once.
+                again = reason == told and self._backoff.failures > 1
+                level = logging.DEBUG if again else logging.WARNING
+                told = reason
+                log.log(level, "feed lost reason=%s retrying in %.1f s", shorten(reason), wait_s)
                 await asyncio.sleep(wait_s)
 
     async def _one_stream(self, http: HttpClient, master: str) -> None:

@@ -125,6 +125,7 @@ class SchedulerClient:
         self._http = HttpClient(total_s=CALL_TIMEOUT_S, headers=headers)
         self._queue: asyncio.Queue[tuple[int, Notice]] = asyncio.Queue(MAX_QUEUED_EVENTS)
         self._open: _Open | None = None
+        self._told = ""  #: the reason for having no stream that was logged last
         self._streams = 0
         # Calls are sent one after the other: a KILL must not overtake its ACCEPT.
         self._sending = asyncio.Lock()
@@ -273,9 +274,13 @@ class SchedulerClient:
                 match effect:
                     case Disconnect(reason, retry_at):
                         wait_s = max(0.0, retry_at - _now())
-                        log.warning(
-                            "not subscribed reason=%s retrying in %.1f s", shorten(reason), wait_s
-                        )
+                        # A master that stays away is reported once.
+                        level = logging.DEBUG if reason == self._told else logging.WARNING
+                        self._told = reason
+                        log.log(
+                            level, "not subscribed reason=%s retrying in %.1f s",
+                            shorten(reason), wait_s,
+                        )  # fmt: skip
                         await self._queue.put((self._streams, Disconnected(reason)))
                         await asyncio.sleep(wait_s)
                     case End(reason):
@@ -315,6 +320,7 @@ class SchedulerClient:
                 if not isinstance(effect, Deliver):
                     return [effect]
                 if event.type == "SUBSCRIBED":
+                    self._told = ""
                     log.info("subscribed at=%s framework=%s", reply.url, self.framework_id)
                 limit.reschedule(None)
                 await self._queue.put((self._streams, event))

@@ -18,7 +18,7 @@ import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from cairn_core.errors import RemoteError, Unavailable, shorten
+from cairn_core.errors import RemoteError, Unavailable, cause, shorten
 from cairn_core.mesos.recordio import MAX_RECORD_BYTES, Decoder
 
 T = TypeVar("T")
@@ -296,7 +296,7 @@ def _target(base: URL, location: str) -> URL:
 
 def _reason(error: BaseException, idle_s: float | None) -> str:
     if isinstance(error, TimeoutError):
-        text = str(error) or (f"silent for {idle_s:g} s" if idle_s is not None else "timed out")
-    else:
-        text = str(error) or type(error).__name__
-    return shorten(text)
+        return str(error) or (f"silent for {idle_s:g} s" if idle_s is not None else "timed out")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "cut off in the middle"  # the library's text speaks of encodings and a status 400
+    return cause(error)

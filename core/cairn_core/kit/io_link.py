@@ -17,7 +17,7 @@ from random import Random
 from typing import Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import urljoin, urlsplit
 
-from cairn_core.errors import CairnError, RemoteError, Unavailable, shorten
+from cairn_core.errors import CairnError, RemoteError, Unavailable, cause, shorten
 from cairn_core.kit.backoff import Backoff
 from cairn_core.kit.http_types import Answer, Peer, Request, Upgrade
 from cairn_core.kit.link import Frame, FrameReader, Hello, Link, LinkError, decode_hello
@@ -389,8 +389,7 @@ class LinkClient(_Hub[S, R]):
                     waiting: set[asyncio.Future[Any]] = {lost, stopping}
                     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 except (CairnError, OSError, TimeoutError) as error:
-                    reason = shorten(str(error) or type(error).__name__)
-                    log.info("link not connected reason=%s", reason)
+                    log.info("link not connected reason=%s", cause(error))
                 delay = self._backoff.next()
                 await asyncio.wait({stopping}, timeout=delay)
         finally:

@@ -12,7 +12,7 @@ from types import TracebackType
 import aiohttp
 from yarl import URL
 
-from cairn_core.errors import shorten
+from cairn_core.errors import cause
 from cairn_scheduler.marathon.effects import Probe, Probed
 
 #: Longest answer that is read, bytes.
@@ -70,8 +70,7 @@ class Prober:
             except TimeoutError:
                 result = Probed(probe.key, False, failure=f"timeout after {probe.timeout_s:g} s")
             except (aiohttp.ClientError, OSError, ValueError) as error:
-                text = shorten(str(error)) or type(error).__name__
-                result = Probed(probe.key, False, failure=text)
+                result = Probed(probe.key, False, failure=cause(error))
         self._found(result)
 
     async def _ask(self, probe: Probe) -> Probed:
