@@ -77,9 +77,8 @@ class Runner:
         except UnknownContainer as error:
             self._failed(container_id, error.message)
             return
-        except ContainerizerError as error:
-            self.launch_errors += 1
-            log.warning("container not launched id=%s reason=%s", container_id, error.message)
+        except ContainerizerError:
+            self.launch_errors += 1  # the containerizer has logged why
         else:
             self._feed(ContainerLaunched(container_id, await self.status(container_id)))
         await self.watch(container_id)

@@ -319,11 +319,11 @@ class Containerizer:
                 end = await self._until_end(container)
         except Exception as error:  # any failure of an isolator is the failure of this container
             expected = isinstance(error, (CairnError, OSError, ValueError, TimeoutError))
+            message = error.message if isinstance(error, LaunchFailed) else str(error)
             log.warning(
                 "container failed id=%s state=%s error=%s",
-                container.container_id, container.state.name, error, exc_info=not expected,
+                container.container_id, container.state.name, message, exc_info=not expected,
             )  # fmt: skip
-            message = error.message if isinstance(error, LaunchFailed) else str(error)
             end = ContainerTermination(None, Reason.CONTAINER_LAUNCH_FAILED, message)
         if end.reason is None and container.stop.is_set():
             end = ContainerTermination(None, container.stop_reason, container.stop_message)
@@ -447,10 +447,9 @@ class Containerizer:
         self._ended[cid] = end
         while len(self._ended) > MAX_TERMINATED:
             self.forget(next(iter(self._ended)))
-        log.info(
-            "container ended id=%s status=%s reason=%s message=%r",
-            cid, end.status, end.reason, end.message,
-        )  # fmt: skip
+        if end.reason != Reason.CONTAINER_LAUNCH_FAILED:  # of which the log tells already
+            told = f" reason={end.reason} message={end.message!r}" if end.reason else ""
+            log.info("container ended id=%s status=%s%s", cid, end.status, told)
         if not container.launched.done():
             container.launched.set_exception(
                 LaunchFailed(cid, end.message or "destroyed during launch")
