@@ -33,6 +33,10 @@ def main(argv: list[str] | None = None) -> int:
             doc = importlib.import_module(f"bench.{name}").__doc__ or ""
             print(f"{name:12} {doc.strip().splitlines()[0]}")
         return 0
+    if options.name is None:
+        parser.print_usage(sys.stderr)
+        print(f"bench: name a benchmark: {', '.join(names())}", file=sys.stderr)
+        return 2
     if options.name not in names():
         known = ", ".join(names())
         print(f"bench: no benchmark {options.name!r}; there are: {known}", file=sys.stderr)
