@@ -174,11 +174,20 @@ class _Bench:
         return group.create_task(self._events(answer, group))
 
     async def _events(self, answer: aiohttp.ClientResponse, group: asyncio.TaskGroup) -> None:
+        # read and handled apart, as frameworks do: who lets too much pile up is cut off
         decoder = Decoder()
+        events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        handling = group.create_task(self._handle(events))
         with contextlib.suppress(aiohttp.ClientError):
             async for data in answer.content.iter_any():
                 for record in decoder.feed(data):
-                    await self._event(json.loads(record))
+                    events.put_nowait(json.loads(record))
+        handling.cancel()
+
+    async def _handle(self, events: "asyncio.Queue[dict[str, Any]]") -> None:
+        with contextlib.suppress(aiohttp.ClientError):  # the master is killed in the end
+            while True:
+                await self._event(await events.get())
 
     async def _event(self, event: dict[str, Any]) -> None:
         match event["type"]:
@@ -193,12 +202,17 @@ class _Bench:
                     self.running += 1
                     body = {key: status[key] for key in ("agent_id", "task_id", "uuid")}
                     await self.call("ACKNOWLEDGE", acknowledge=body)
+                elif status["state"] in ("TASK_ERROR", "TASK_LOST"):
+                    raise CannotRun(f"{status['state']}: {status.get('message')}")
 
     async def _accept(self, offer: dict[str, Any]) -> None:
         goal = self.agents * TASKS_PER_AGENT
         tasks = []
-        for index in range(min(TASKS_PER_AGENT, goal - self.launched)):
-            port = 31000 + index
+        ranges: list[dict[str, int]] = next(
+            (r["ranges"]["range"] for r in offer["resources"] if "ranges" in r), []
+        )
+        free = [port for span in ranges for port in range(span["begin"], span["end"] + 1)]
+        for port in free[: min(TASKS_PER_AGENT, goal - self.launched)]:
             tasks.append(
                 {
                     "name": "web.bench",
@@ -253,7 +267,12 @@ def run(quick: bool) -> Iterator[Result]:
     found: list[tuple[str, float, str, int]] = []
     try:
         asyncio.run(_measure(bench, found, load_s=8.0 if quick else 40.0))
-    except (TimeoutError, aiohttp.ClientError) as error:
+    except ExceptionGroup as group:
+        error: Exception = group
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        if not isinstance(error, CannotRun | TimeoutError | aiohttp.ClientError):
+            raise
         raise CannotRun(f"{type(error).__name__} {error}") from None
     finally:
         bench.stop_master(signal.SIGKILL)
