@@ -84,7 +84,7 @@ class SimMarathon(SimFramework):
     # Facts
 
     @property
-    def tasks(self) -> dict[str, TaskState]:  # type: ignore[override]  # told from the tables
+    def tasks(self) -> dict[str, TaskState]:  # told from the tables
         """The tasks that it thinks there are."""
         if self.core is None:
             return {}
