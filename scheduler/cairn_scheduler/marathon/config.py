@@ -162,8 +162,7 @@ class MarathonConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_o
     def match_rules(self) -> MatchRules:
         """What offers must hold."""
         return MatchRules(
-            accepted_roles=frozenset(self.default_accepted_resource_roles)
-            or frozenset({"*", self.mesos_role}),
+            accepted_roles=frozenset(self.default_accepted_resource_roles),
             gpus_restricted=self.gpu_scheduling_behavior == "restricted",
             maintenance=self.maintenance_mode,
             draining_s=self.draining_seconds,

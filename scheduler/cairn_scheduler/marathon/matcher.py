@@ -59,7 +59,8 @@ class Need(StrEnum):
 class MatchRules:
     """What the daemon's configuration says about offers.
 
-    accepted_roles: `--default_accepted_resource_roles`, for apps that name none.
+    accepted_roles: `--default_accepted_resource_roles`, for apps that name none; empty: `*` and
+    the app's own role.
     region: the master's own; None where it is not known, then any region is local.
     gpus_restricted: `--gpu_scheduling_behavior`. draining_s: `--draining_seconds`.
     supported: what the cluster has; an app that needs anything else is never launched.
@@ -195,6 +196,7 @@ def match(
 def _usable(app: App, offered: Offered, rules: MatchRules) -> Resources:
     """What the app may take: roles it accepts, nothing that belongs to an instance or a volume."""
     accepted = frozenset(app.accepted_resource_roles or ()) or rules.accepted_roles
+    accepted = accepted or frozenset({"*", app.role})
 
     def may_use(kind: Kind) -> bool:
         return (

@@ -5,9 +5,20 @@ from typing import Any
 
 import pytest
 
-from cairn_core.mesos.types import TaskState
+from cairn_core.mesos.scheduler_api import Offer
+from cairn_core.mesos.types import (
+    AgentID,
+    AllocationInfo,
+    FrameworkID,
+    OfferID,
+    ReservationInfo,
+    Resource,
+    Scalar,
+    TaskState,
+)
 from cairn_scheduler.marathon import events
 from cairn_scheduler.marathon.app import App
+from cairn_scheduler.marathon.core import CoreSettings
 from cairn_scheduler.marathon.effects import (
     DeclineOffers,
     Deployed,
@@ -17,6 +28,7 @@ from cairn_scheduler.marathon.effects import (
 )
 from cairn_scheduler.marathon.errors import Locked, NotFound
 from cairn_scheduler.marathon.groups import put_app
+from cairn_scheduler.marathon.matcher import MatchRules
 
 MakeApp = Callable[..., App]
 World = Any
@@ -49,6 +61,31 @@ def test_unique_hosts_are_kept(world: World, make_app: MakeApp) -> None:
     assert sorted(len(node.tasks) for node in world.agents.values()) == [1, 1, 1]
     assert world.core.tables.pending("/web") == 2
     assert world.core.tables.queue["/web"].unused > 0
+
+
+def test_resources_reserved_for_the_role_of_an_app_are_used(
+    make_world: Callable[..., World], make_app: MakeApp
+) -> None:
+    rules = MatchRules(accepted_roles=frozenset())
+    world = make_world(nodes=1, settings=CoreSettings(matching=rules))
+    world.put(make_app("/dev/app", role="dev", portDefinitions=[]))
+    world.run(3)
+    mine = AllocationInfo("dev")
+    reserved = (ReservationInfo(type="STATIC", role="dev"),)
+    offer = Offer(
+        OfferID("R"), FrameworkID("F1"), AgentID("S0"), "node0", allocation_info=mine,
+        resources=tuple(
+            Resource(
+                name=name, type="SCALAR", scalar=Scalar(512), allocation_info=mine,
+                reservations=reserved,
+            )
+            for name in ("cpus", "mem")
+        ),
+    )  # fmt: skip
+    world.agents["S0"].offered = "R"
+    world.take(world.core.offers([offer], now=world.now, wall=world.wall))
+    world.until(world.settled, 5)
+    assert len(world.tasks("/dev/app")) == 1
 
 
 def test_scaling_restarts_nothing(world: World, make_app: MakeApp) -> None:
