@@ -21,7 +21,7 @@ MakeApp = Callable[..., App]
 World = Any
 CALM = settings(
     deadline=None,
-    max_examples=60,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
@@ -56,6 +56,7 @@ def stir(world: World, rng: Random, steps: int) -> None:
             world.pass_time(world.now + 2)
 
 
+@pytest.mark.slow
 @CALM
 @given(st.integers(0, 1 << 32))
 def test_restart_survives_crashes_without_overshoot(
@@ -85,6 +86,7 @@ def test_restart_survives_crashes_without_overshoot(
     assert not [key for key in world.log if key.startswith(("deployment/", "kill/"))]
 
 
+@pytest.mark.slow
 @CALM
 @given(st.integers(0, 1 << 32))
 def test_nothing_healthy_is_restarted_by_crashes(
@@ -105,6 +107,7 @@ def test_nothing_healthy_is_restarted_by_crashes(
     assert not world.kills
 
 
+@pytest.mark.slow
 @CALM
 @given(st.integers(0, 1 << 32))
 def test_any_history_of_changes_converges(

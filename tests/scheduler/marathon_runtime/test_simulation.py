@@ -193,7 +193,8 @@ class SimMarathon(SimFramework):
                 pass
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
 def test_app_is_as_wanted_after_every_trouble(seed: int, make_app: MakeApp) -> None:
     centre = DataCentre(seed, lambda rng: HierarchicalDrf(rng))
     for other in centre.frameworks:
