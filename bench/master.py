@@ -212,7 +212,8 @@ class _Bench:
             (r["ranges"]["range"] for r in offer["resources"] if "ranges" in r), []
         )
         free = [port for span in ranges for port in range(span["begin"], span["end"] + 1)]
-        for port in free[: min(TASKS_PER_AGENT, goal - self.launched)]:
+        cpus = sum(r["scalar"]["value"] for r in offer["resources"] if r["name"] == "cpus")
+        for port in free[: min(TASKS_PER_AGENT, goal - self.launched, int(cpus / 0.5))]:
             tasks.append(
                 {
                     "name": "web.bench",
