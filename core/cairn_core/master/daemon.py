@@ -97,7 +97,8 @@ async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
         shown_flags(config),
         allocation_interval_s=config.allocation_interval,
         secrets=secrets if config.frameworks_authenticate else None,
-        link_idle_s=max(60.0, settings.ping_timeout_s),
+        # Only for what is no agent any more: of silence the pings are the judges, and first.
+        link_idle_s=max(60.0, settings.ping_timeout_s + 2 * settings.agent_ping_timeout_s),
     )
     server = _Server(master, listeners)
     registry_log = await SqliteLog.start(Path(config.work_dir))
@@ -208,7 +209,9 @@ async def _follow(
                 raise LocalError("leadership is lost: ending, to start anew as a follower")
             if leadership.mine and writing is None:
                 store = await KeyedStore.open(registry_log, LOG)
-                image = read_registry((key, held.value, held.schema) for key, held in store.items())
+                records = [(key, held.value, held.schema) for key, held in store.items()]
+                # some 20 us an agent: /health is to be answered meanwhile
+                image = await asyncio.to_thread(read_registry, records)
                 master.lead(store.epoch, image, config.weight_table())
                 feed_rows.begin(master.cluster, info)
                 gc.freeze()
