@@ -69,7 +69,7 @@ class Persist:
 
     writes: tuple[Write, ...]
     then: "tuple[Effect, ...]" = ()
-    failed: "LaunchKey | Disconnect | None" = None
+    failed: "LaunchKey | UpdateKey | Disconnect | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +176,18 @@ class LaunchKey:
 
 
 @dataclass(frozen=True, slots=True)
+class UpdateKey:
+    """Names an update of an executor, which is not told that we have it before it is on disk."""
+
+    container_id: str
+    uuid: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PersistFailed:
     """The disk refused a write, for instance because it is full."""
 
-    failed: LaunchKey | Disconnect
+    failed: LaunchKey | UpdateKey | Disconnect
     problem: str
 
 

@@ -31,6 +31,7 @@ from cairn_core.agent.effects import (
     ToExecutor,
     ToMaster,
     UpdateContainer,
+    UpdateKey,
     Write,
 )
 from cairn_core.agent.records import (
@@ -71,6 +72,8 @@ class Executors:
         self._rng = rng
         #: Highest epoch of a master seen.
         self.epoch = 0
+        #: Whether the disk refused it: then it is written again before anything is done for it.
+        self.epoch_unwritten = False
         self.start_over()
 
     def start_over(self) -> None:
@@ -217,14 +220,46 @@ class Executors:
         task.note(status)
         if status.state.is_terminal:
             self._terminate(executor, task)
-        effects = self._persist(
-            executor.checkpoint, checkpoint.append_update(self.id, executor, status), then=then
-        )
+        effects = self._keep(executor, status, then)
         effects += self._forward(self.streams.add(executor.framework_id, status, now=self.now))
         ends = status.state.is_terminal and not executor.is_command
         if ends and executor.state is ExecutorState.RUNNING:
             effects.append(self._resize(executor))
         return effects
+
+    def _keep(
+        self, executor: ExecutorRecord, status: TaskStatus, then: tuple[Effect, ...]
+    ) -> list[Effect]:
+        """Write an update down, then tell the executor that we have it."""
+        if not executor.checkpoint:
+            return list(then)
+        assert status.uuid is not None
+        write = checkpoint.append_update(self.id, executor, status)
+        return [Persist((write,), then, UpdateKey(executor.container_id, status.uuid))]
+
+    def _learn(
+        self, executor: ExecutorRecord, task: TaskRecord, status: TaskStatus
+    ) -> list[Effect]:
+        """An update that an earlier process could not write down, and the master knows."""
+        if task.state.is_terminal:
+            return []
+        if not status.state.is_terminal:
+            if task.state is TaskState.STAGING:
+                task.note(status)
+            return []
+        task.note(status)
+        self._terminate(executor, task)
+        if self.streams.head(executor.framework_id, task.id) is not None:
+            return []  # something older is still on its way
+        self.streams.close(executor.framework_id, task.id)
+        self._complete(executor, task)
+        return self._finish(executor)
+
+    def _update_refused(self, key: UpdateKey) -> None:
+        """The disk refused an update; its executor will repeat what is not confirmed."""
+        executor = self.containers.get(key.container_id)
+        if executor is not None:
+            executor.unwritten.add(key.uuid)
 
     @staticmethod
     def _terminate(executor: ExecutorRecord, task: TaskRecord) -> None:
@@ -275,6 +310,12 @@ class Executors:
             # repeated, or about a task that has ended: nothing is new, let the executor forget it
             if task is None:
                 self.counters["invalid_status_updates"] += 1
+            if task is not None and status.uuid in executor.unwritten:
+                executor.unwritten.discard(status.uuid)
+                status = self._completed_status(executor, status)
+                return self._keep(executor, status, (confirm,)) + self._learn(
+                    executor, task, status
+                )
             return [confirm]
         if task.id in executor.queued:
             executor.launched[task.id] = executor.queued.pop(task.id)
@@ -293,7 +334,8 @@ class Executors:
             if shorter is not None:
                 write = checkpoint.put_updates(self.id, executor, task_id, shorter)
             effects += self._persist(executor.checkpoint, write)
-            if status.state.is_terminal and self.streams.head(framework_id, task_id) is None:
+            if task.state.is_terminal and self.streams.head(framework_id, task_id) is None:
+                self.streams.close(framework_id, task_id)
                 self._complete(executor, task)
                 effects += self._finish(executor)
         return effects + self._forward(forwards)

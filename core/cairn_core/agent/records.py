@@ -121,6 +121,8 @@ class ExecutorRecord:
     #: When the container is destroyed unless something happens before; monotonic seconds.
     deadline: float | None = None
     container_status: ContainerStatus | None = None
+    #: Updates that the disk refused: written when the executor repeats them.
+    unwritten: set[bytes] = field(default_factory=set)
     #: What the agent itself says of the tasks once the container is gone.
     ending: "Ending | None" = None
     queued: dict[str, TaskRecord] = field(default_factory=dict)

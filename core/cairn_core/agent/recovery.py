@@ -199,6 +199,7 @@ class _Loader:
                 self.found.repairs.append(Put(f"{path}/{checkpoint.TASK_UPDATES}", whole))
             for status in self.state.streams.replay(executor.framework_id, task.id, records):
                 task.note(status)
+            executor.unwritten |= self.state.streams.unwritten(executor.framework_id, task.id)
         if over:
             self.state.streams.close(executor.framework_id, task.id)
             executor.completed.append(task)

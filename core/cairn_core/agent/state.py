@@ -39,6 +39,7 @@ from cairn_core.agent.effects import (
     Stop,
     Tick,
     ToMaster,
+    UpdateKey,
     Write,
 )
 from cairn_core.agent.executors import Executors
@@ -168,8 +169,9 @@ class AgentState(Executors):
         except checkpoint.BadId as error:
             return [Disconnect(str(error))]
         writes: list[Write] = []
-        if welcome.epoch > self.epoch:
+        if welcome.epoch > self.epoch or self.epoch_unwritten:
             self.epoch = welcome.epoch
+            self.epoch_unwritten = False
             writes.append(checkpoint.put_epoch(welcome.epoch))
         if self.agent_id is None:
             self.agent_id = agent_id
@@ -273,6 +275,14 @@ class AgentState(Executors):
         ):
             status = self._status(
                 task_id, dropped, Reason.EXECUTOR_TERMINATED, f"executor {executor.id} is ending"
+            )
+            return self._report(framework_id, status)
+        if executor is None and run.joins:
+            status = self._status(
+                task_id,
+                dropped,
+                Reason.EXECUTOR_TERMINATED,
+                f"executor {info.executor_id.value} ended",
             )
             return self._report(framework_id, status)
         framework = self._framework(run)
@@ -419,7 +429,11 @@ class AgentState(Executors):
         if isinstance(fact.failed, Disconnect):
             if self.id_is_new:
                 self.agent_id = None
+            self.epoch_unwritten = True
             return [Disconnect(f"{fact.failed.reason}: {fact.problem}")]
+        if isinstance(fact.failed, UpdateKey):
+            self._update_refused(fact.failed)
+            return []
         found = self.find_task(fact.failed.framework_id, fact.failed.task_id)
         if found is None:
             return []

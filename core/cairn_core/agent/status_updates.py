@@ -102,6 +102,8 @@ class Stream:
     due: float | None = None
     wait_s: float = RETRY_MIN_S
     terminal: bool = False
+    #: Of `acknowledged`, those that the disk refused.
+    unwritten: set[bytes] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,11 @@ class UpdateStreams:
             out += self._forward(key, stream, now)
         return out
 
+    def unwritten(self, framework_id: str, task_id: str) -> set[bytes]:
+        """Updates that were acknowledged and, as `replay` found, are not on disk themselves."""
+        stream = self._streams.get((framework_id, task_id))
+        return set(stream.unwritten) if stream is not None else set()
+
     def next_deadline(self) -> float | None:
         """When `repeat` has something to do; monotonic seconds."""
         return min((s.due for s in self._streams.values() if s.due is not None), default=None)
@@ -264,7 +271,18 @@ class UpdateStreams:
             if isinstance(record, AckRecord):
                 stream.acknowledged.append(record.uuid)
                 stream.records += 1
-                stream.pending = deque(s for s in stream.pending if s.uuid != record.uuid)
+                if all(s.uuid != record.uuid for s in history):
+                    stream.unwritten.add(record.uuid)
+                if any(s.uuid == record.uuid for s in stream.pending):
+                    # They are acknowledged in order: where the disk refused an earlier
+                    # acknowledgement, a later one says the same.
+                    while stream.pending.popleft().uuid != record.uuid:
+                        pass
+            elif record.status.uuid in stream.unwritten:
+                # Refused by the disk at first, it was written behind its acknowledgement.
+                stream.unwritten.discard(record.status.uuid)
+                history.append(record.status)
+                stream.terminal = stream.terminal or record.status.state.is_terminal
             elif record.status.uuid and not self._knows(stream, record.status.uuid):
                 self._take(stream, record.status)
                 history.append(record.status)

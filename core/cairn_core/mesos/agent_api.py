@@ -158,12 +158,17 @@ class Registered(Message, frozen=True, tag=True):
 
 
 class RunTask(Message, frozen=True, tag=True):
-    """Launch a task; without `task.executor` by the command executor."""
+    """Launch a task; without `task.executor` by the command executor.
+
+    joins: its executor runs already, as far as the master knows, and only the task's resources are
+    accounted for. When the executor has ended meanwhile, the task is dropped.
+    """
 
     epoch: int
     operation_id: str
     framework: FrameworkInfo
     task: TaskInfo
+    joins: bool = False
 
 
 class KillTask(Message, frozen=True, tag=True):

@@ -178,7 +178,8 @@ class _Accept:
             tasks.add_executor(c, framework, agent, executor)
         task = _filled(task, framework, role, found)
         tasks.add(c, framework, agent, record_of(task, framework, role, found.resources))
-        c.command(agent, agent_api.RunTask(c.epoch, c.operation_id(), framework.info, task))
+        joins = task.executor is not None and found.executor is None
+        c.command(agent, agent_api.RunTask(c.epoch, c.operation_id(), framework.info, task, joins))
         return pool - found.resources - found.executor_resources
 
 

@@ -140,7 +140,9 @@ class SimHost(LinkedAgent):
             changed = reconfiguration.check(found.registered_as, self._settings.info, "equal")
             assert not changed
         boot_id = f"boot-{self.boot}"
-        self.disk.apply([(*found.repairs, Put(checkpoint.BOOT_ID, boot_id.encode()))])
+        writes = (*found.repairs, Put(checkpoint.BOOT_ID, boot_id.encode()))
+        while not self.disk.apply([writes])[0]:
+            pass  # an agent that cannot write this ends, and is started again
         rebooted = found.boot_id is not None and found.boot_id != boot_id
         for container_id in self.containers.keys() - state.containers.keys():
             orphan = self.containers.pop(container_id).process
@@ -266,17 +268,21 @@ class SimHost(LinkedAgent):
         results = iter(self.disk.apply([persist.writes for persist in self._writing]))
         self._writing = []  # facts that come now wait for the next batch
         for epoch, effect in batch:
-            if epoch is not None:
-                self.acted_epoch = max(self.acted_epoch, epoch)
             if not isinstance(effect, Persist):
+                self._acts(epoch)
                 self._do(effect)
             elif next(results):
                 for then in effect.then:
+                    self._acts(epoch)
                     self._do(then)
             elif effect.failed is not None:
                 self._feed(PersistFailed(effect.failed, "No space left on device"))
         self._writing = None
         self._work()
+
+    def _acts(self, epoch: int | None) -> None:
+        if epoch is not None:
+            self.acted_epoch = max(self.acted_epoch, epoch)
 
     def _do(self, effect: Effect | Callable[[], None]) -> None:
         match effect:
