@@ -62,7 +62,8 @@ def decode(kind: type[T], body: bytes | memoryview, media_type: str = JSON) -> T
     # A `null` where a repeated field or a default stands: take it out and try once more.
     try:
         return msgspec.convert(without_nulls(msgspec.json.decode(body)), kind, strict=False)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # also malformed: behind the place where the first attempt gave up
         raise DecodeError(str(error)) from None
 
 

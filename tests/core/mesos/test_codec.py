@@ -97,6 +97,11 @@ def test_any_json_is_a_message_or_a_decode_error(value: object) -> None:
         codec.decode(scheduler_api.Call, json.dumps(value).encode())
 
 
+def test_json_that_is_malformed_behind_a_null_is_refused() -> None:
+    with pytest.raises(codec.DecodeError):
+        codec.decode(scheduler_api.Call, b"[null, Infinity]")
+
+
 def test_deeply_nested_json_is_refused_not_fatal() -> None:
     with pytest.raises(codec.DecodeError):
         codec.decode(scheduler_api.Call, b'{"request":' + b"[" * 100_000)
