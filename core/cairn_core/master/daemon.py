@@ -97,8 +97,7 @@ async def assemble(config: MasterConfig, listeners: list[Listener]) -> Assembly:
         shown_flags(config),
         allocation_interval_s=config.allocation_interval,
         secrets=secrets if config.frameworks_authenticate else None,
-        # Only for what is no agent any more: of silence the pings are the judges, and first.
-        link_idle_s=max(60.0, settings.ping_timeout_s + 2 * settings.agent_ping_timeout_s),
+        link_idle_s=settings.link_idle_s,
     )
     server = _Server(master, listeners)
     registry_log = await SqliteLog.start(Path(config.work_dir))
@@ -219,7 +218,7 @@ async def _follow(
                     "leading master=%s epoch=%d agents=%d",
                     info.id, store.epoch, len(image.admitted),
                 )  # fmt: skip
-                writing = group.create_task(master.registry.run(store, stop))
+                writing = group.create_task(master.registry.run(store))
 
 
 def load_allocator(config: MasterConfig, info: MasterInfo) -> Allocator:
@@ -333,7 +332,7 @@ def _export(metrics: Metrics, master: Master) -> None:
         "tasks_live_count": lambda: sum(len(f.tasks) for f in cluster.frameworks.values()),
         "leading_info": lambda: int(master.leads() and master.recovered()),
         "allocation_round_seconds": lambda: master.round_s,
-        "registry_store_seconds": lambda: master.registry.store_s,
+        "registry_store_seconds": lambda: master.registry.append_s,
     }
     master.lag.histogram = metrics.histogram(
         "loop_lag_seconds", "by how much the event loop was late", buckets=BUCKETS

@@ -16,7 +16,6 @@ from cairn_core.extensions import Allocator
 from cairn_core.kit.loop_lag import LoopLag
 from cairn_core.master.http_scheduler import SchedulerApi
 from cairn_core.master.io_agents import AgentLinks
-from cairn_core.master.io_registry import RegistryWriter
 from cairn_core.master.registry import RegistryImage
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.core import MasterCore
@@ -43,6 +42,7 @@ from cairn_core.mesos import scheduler_api
 from cairn_core.mesos.agent_api import AgentMessage
 from cairn_core.mesos.scheduler_api import Call
 from cairn_core.mesos.types import MasterInfo
+from cairn_core.replog.io_writer import QueuedWriter
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ class Master:
         self._allocatable = asyncio.Event()
         self.schedulers = SchedulerApi(self, secrets)
         self.agents = AgentLinks(self, idle_s=link_idle_s)
-        self.registry = RegistryWriter(self._stored)
+        self.registry: QueuedWriter[StoreRegistry] = QueuedWriter(
+            lambda effect: effect.records, self._stored
+        )
 
     # What readers see
 
@@ -116,7 +118,7 @@ class Master:
         """What only the shell measures, under the original's names."""
         return {
             "registrar/queued_operations": float(len(self.registry)),
-            "registrar/state_store_ms": self.registry.store_s * 1000,
+            "registrar/state_store_ms": self.registry.append_s * 1000,
             "allocator/mesos/allocation_run_ms": self.round_s * 1000,
             "allocator/mesos/allocation_runs": float(self.rounds),
             "master/event_queue_http_requests": float(len(self._answers)),
@@ -176,8 +178,8 @@ class Master:
         if not self.stopped:
             self._run(self.core.link_closed(link, now=time.monotonic(), wall=time.time()))
 
-    def _stored(self, operation: int) -> None:
-        self._run(self.core.stored(operation, now=time.monotonic(), wall=time.time()))
+    def _stored(self, effect: StoreRegistry) -> None:
+        self._run(self.core.stored(effect.operation, now=time.monotonic(), wall=time.time()))
 
     # Requests that have an answer
 

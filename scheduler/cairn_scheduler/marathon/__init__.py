@@ -8,7 +8,7 @@ with `rollout` and `scaling`. What runs: `instances` (`conditions`, `instance_id
 `queue` while it waits. What is shown: `task_json`, `events`, `labels` (selectors), `errors`.
 
 What happens: `core` with `tracking`, `launching`, `deploying`, `health`, `readiness` changes the
-`tables` through `store` and gives `effects`; `io_marathon` carries them out with `io_store`,
-`io_mesos`, `io_health`. What clients reach: `http_api` mounts one `http_<resource>` module each,
+`tables` through `store` and gives `effects`; `io_marathon` carries them out with `io_mesos`
+and `io_health`. What clients reach: `http_api` mounts one `http_<resource>` module each,
 which read the tables and await `context`; `app_view`, `endpoints`, `explain` make what they show.
 """

@@ -14,6 +14,7 @@ from typing import assert_never
 
 from cairn_core.errors import Unavailable, shorten
 from cairn_core.framework.io_client import Disconnected, Notice
+from cairn_core.replog.io_writer import QueuedWriter
 from cairn_core.replog.state import KeyedStore
 from cairn_scheduler.marathon.change import ChangeRules
 from cairn_scheduler.marathon.config import MarathonConfig
@@ -50,7 +51,6 @@ from cairn_scheduler.marathon.events import (
 )
 from cairn_scheduler.marathon.io_health import Prober
 from cairn_scheduler.marathon.io_mesos import MesosLine, framework_info
-from cairn_scheduler.marathon.io_store import LogWriter
 from cairn_scheduler.marathon.launching import LaunchSettings
 from cairn_scheduler.marathon.planner import Plan
 from cairn_scheduler.marathon.tables import Tables
@@ -103,7 +103,7 @@ class Marathon:
 
     def __init__(self, config: MarathonConfig, *, address: str, user: str) -> None:
         self.core = MarathonCore(core_settings(config), SystemRandom())
-        self.writer = LogWriter(self._durable)
+        self.writer: QueuedWriter[Outcome] = QueuedWriter(lambda made: made.records, self._durable)
         self.prober = Prober(self._probed, config.max_concurrent_marathon_health_checks)
         self._config = config
         self._address = address

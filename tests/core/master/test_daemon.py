@@ -18,11 +18,11 @@ from cairn_core.kit.io_link import Channel, LinkClient
 from cairn_core.kit.link import Hello as LinkHello
 from cairn_core.master.config import MasterConfig, read_credentials
 from cairn_core.master.daemon import Assembly, assemble, load_allocator, master_info
-from cairn_core.master.io_registry import parts
 from cairn_core.mesos import agent_api, types
 from cairn_core.mesos.agent_api import AgentMessage, MasterMessage
 from cairn_core.mesos.recordio import Decoder
 from cairn_core.replog.interface import MAX_APPEND_RECORDS, Record
+from cairn_core.replog.io_writer import parts
 from cairn_core.resources import Resources
 
 WAIT_S = 20.0

@@ -11,6 +11,7 @@ from cairn_core.errors import Unavailable
 from cairn_core.framework.io_client import FrameworkEnded
 from cairn_core.replog.interface import MAX_APPEND_BYTES, Fenced, Record
 from cairn_core.replog.io_memory import Fault, MemoryLog
+from cairn_core.replog.io_writer import QueuedWriter, parts
 from cairn_core.replog.state import KeyedStore, contents
 from cairn_core.testing.fake_master import FakeMaster
 from cairn_scheduler.marathon import events
@@ -20,7 +21,6 @@ from cairn_scheduler.marathon.effects import Outcome, Publish
 from cairn_scheduler.marathon.errors import Busy, Locked
 from cairn_scheduler.marathon.groups import put_app
 from cairn_scheduler.marathon.io_marathon import Marathon
-from cairn_scheduler.marathon.io_store import LogWriter, parts
 from cairn_scheduler.marathon.store import LOG
 
 MakeApp = Callable[..., App]
@@ -169,7 +169,7 @@ async def test_writer_keeps_the_order_and_writes_together() -> None:
     log = MemoryLog()
     store = await KeyedStore.open(log, "test")
     done: list[Outcome] = []
-    writer = LogWriter(done.append)
+    writer: QueuedWriter[Outcome] = QueuedWriter(lambda made: made.records, done.append)
     made = [outcome(f"k{n}", []) for n in range(50)]
     silent = Outcome([], made[0].effects)
     writer.add(silent)
@@ -188,11 +188,11 @@ async def test_writer_keeps_the_order_and_writes_together() -> None:
 
 
 async def test_writer_survives_faults_of_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cairn_scheduler.marathon.io_store.RETRY_S", 0.0)
+    monkeypatch.setattr("cairn_core.replog.io_writer.RETRY_S", 0.0)
     log = MemoryLog()
     store = await KeyedStore.open(log, "test")
     done: list[Outcome] = []
-    writer = LogWriter(done.append)
+    writer: QueuedWriter[Outcome] = QueuedWriter(lambda made: made.records, done.append)
     task = asyncio.create_task(writer.run(store))
     log.faults.extend([Fault.REFUSED, Fault.LOST, Fault.UNANSWERED, Fault.REFUSED])
     for n in range(3):

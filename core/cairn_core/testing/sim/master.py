@@ -12,7 +12,6 @@ from random import Random
 
 from cairn_core.errors import Unavailable
 from cairn_core.extensions import Allocator
-from cairn_core.master.io_registry import parts
 from cairn_core.master.registry import LOG, read_registry
 from cairn_core.master.state.core import MasterCore
 from cairn_core.master.state.effects import (
@@ -31,6 +30,7 @@ from cairn_core.mesos import scheduler_api
 from cairn_core.mesos.agent_api import AgentMessage, MasterMessage
 from cairn_core.mesos.types import MasterInfo
 from cairn_core.replog.interface import Fenced, Unknown
+from cairn_core.replog.io_writer import parts
 from cairn_core.replog.state import KeyedStore
 from cairn_core.testing.sim.log import SimLog
 from cairn_core.testing.sim.world import Connection, Pause, World, at_once
@@ -224,7 +224,7 @@ class SimMaster:
         return self.core is not None and self.incarnation == incarnation
 
     async def _write(self, incarnation: int) -> None:
-        """One write at a time, whatever waits goes along, as in `io_registry`."""
+        """One write at a time, whatever waits goes along, as in `replog.io_writer`."""
         store = self._store
         assert store is not None
         while self._leads(incarnation) and self._waiting:
