@@ -16,6 +16,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version as package_version
 from pathlib import Path
 from random import Random, SystemRandom
@@ -66,6 +67,7 @@ from cairn_core.agent.http_executor import ExecutorFront
 from cairn_core.agent.http_legacy import Legacy, Usage
 from cairn_core.agent.http_operator import Operator
 from cairn_core.agent.io_containers import Containers
+from cairn_core.agent.io_disk import DiskUse
 from cairn_core.agent.io_garbage import Collector
 from cairn_core.agent.io_master import MasterLink
 from cairn_core.agent.io_recovery import AgentStopped
@@ -146,15 +148,15 @@ class Agent:
         self.port = config.port
         self.recovery_errors = 0
         self.recovery_time_s = 0.0
-        self._disk_lock = asyncio.Lock()
-        self.runner = Runner(
-            containers, feed=self.feed, defer=self._defer, disk_lock=self._disk_lock, ip=ip
-        )
+        self._disk = DiskUse()
+        # A thread of its own: launches may have all others wait for the kernel.
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.runner = Runner(containers, feed=self.feed, defer=self._defer, disk=self._disk, ip=ip)
         self.collector = Collector(
             self.work_dir,
             Garbage(config.gc_delay, config.gc_disk_headroom),
             interval_s=config.disk_watch_interval,
-            disk_lock=self._disk_lock,
+            disk=self._disk,
             in_use=self._in_use,
         )
         # Not bounded: one entry per fact, and facts come from a master and from executors that
@@ -233,8 +235,10 @@ class Agent:
         persists = [effect for effect in batch if isinstance(effect, Persist)]
         results: list[OSError | None] = []
         if persists:
-            async with self._disk_lock:
-                results = await asyncio.to_thread(self.store.apply, [p.writes for p in persists])
+            async with self._disk.making():
+                results = await asyncio.get_running_loop().run_in_executor(
+                    self._writing, self.store.apply, [p.writes for p in persists]
+                )
         failures = iter(results)
         for effect in batch:
             if not isinstance(effect, Persist):
@@ -362,6 +366,7 @@ class Agent:
                 await server.drain(1.0)
                 if local is not None:
                     await local.drain(0.0)
+                await asyncio.to_thread(self._writing.shutdown)
 
     def _servers(self) -> tuple[HttpServer, HttpServer | None]:
         router: Router[Handler] = Router(twins=("/slave(1)",))

@@ -3,24 +3,33 @@
 A file is replaced by writing a temporary one beside it, fsync, rename, fsync of the directory. A
 record is appended and fsynced; when that fails, what was written of it is cut off again.
 
-Everything that waits at one moment is written first and then fsynced, renamed, fsynced: the first
-fsync takes the journal of the file system along, so the others cost little.
+Everything that waits at one moment is written first and then fsynced, renamed, fsynced, several
+files at a time: those that wait for the disk together share what the file system writes to its
+journal.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from cairn_core.agent import checkpoint
 from cairn_core.agent.effects import Append, Link, Put, Remove, Write
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 TEMPORARY = ".tmp"
 MAX_OPEN = 256
+#: Files that are fsynced at the same time, where at least so many wait; threads cost more than they
+#: save for a single task.
+MAX_SYNCING = 8
+MANY = 20
 #: Only these are read back; whatever else lies around is not ours.
 NAMES = frozenset(
     {
@@ -48,9 +57,9 @@ class Store:
             except OSError as error:
                 batch.results[-1] = error
         batch.commit()
-        for directory in batch.directories:
-            with contextlib.suppress(FileNotFoundError):
-                _sync_directory(directory)
+        for failure in _together(_sync_directory, batch.directories):
+            if failure is not None and not isinstance(failure, FileNotFoundError):
+                raise failure
         return batch.results
 
     def _stage(self, write: Write, batch: "_Batch") -> None:
@@ -158,10 +167,9 @@ class _Batch:
     def commit(self) -> None:
         """Bring what is open to disk, then into place."""
         # A rename between two fsyncs would make each of them wait for the journal again.
-        for file in self.opened:
-            try:
-                os.fsync(file.fd)
-            except OSError as error:
+        errors = _together(os.fsync, [file.fd for file in self.opened])
+        for file, error in zip(self.opened, errors, strict=True):
+            if error is not None:
                 self.results[file.group] = error
                 _undo(file)
         for file in self.opened:
@@ -176,6 +184,22 @@ class _Batch:
                 _undo(file)
         self.opened.clear()
         self.paths.clear()
+
+
+def _together(sync: Callable[[T], None], things: Collection[T]) -> list[OSError | None]:
+    """Sync each thing, several at a time; what went wrong with each."""
+
+    def attempt(thing: T) -> OSError | None:
+        try:
+            sync(thing)
+        except OSError as error:
+            return error
+        return None
+
+    if len(things) < MANY:
+        return [attempt(thing) for thing in things]
+    with ThreadPoolExecutor(MAX_SYNCING) as threads:
+        return list(threads.map(attempt, things))
 
 
 def _undo(file: _Open) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cairn_core.agent import checkpoint, io_sandbox
 from cairn_core.agent.garbage import Garbage
+from cairn_core.agent.io_disk import DiskUse
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +17,8 @@ log = logging.getLogger(__name__)
 class Collector:
     """The disk's side of `Garbage`.
 
-    disk_lock: held while directories above a removed one are pruned, so that nobody makes a new
-    run in them at the same moment. in_use: sandboxes that must stay, below the work directory.
+    disk: entered while directories above a removed one are pruned, so that nobody makes a new run
+    in them at the same moment. in_use: sandboxes that must stay, below the work directory.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class Collector:
         garbage: Garbage,
         *,
         interval_s: float,
-        disk_lock: asyncio.Lock,
+        disk: DiskUse,
         in_use: Callable[[], set[str]],
     ) -> None:
         self.work_dir = work_dir
@@ -36,7 +37,7 @@ class Collector:
         #: Longest age allowed at the last look, seconds.
         self.max_age_s = garbage.delay_s
         self._interval_s = interval_s
-        self._disk_lock = disk_lock
+        self._disk = disk
         self._in_use = in_use
 
     def add(self, path: str, *, wall: float) -> None:
@@ -75,5 +76,5 @@ class Collector:
             root = self.work_dir
             if path.startswith(f"{checkpoint.META}/"):
                 root = self.work_dir / checkpoint.META
-            async with self._disk_lock:
+            async with self._disk.pruning():
                 await asyncio.to_thread(io_sandbox.prune, root / "slaves", full)

@@ -21,6 +21,7 @@ from cairn_core.agent.effects import (
     UpdateContainer,
 )
 from cairn_core.agent.io_containers import Containers
+from cairn_core.agent.io_disk import DiskUse
 from cairn_core.errors import CairnError
 from cairn_core.mesos.types import ContainerID, ContainerStatus, IPAddress, NetworkInfo, Reason
 
@@ -31,7 +32,7 @@ class Runner:
     """Containers of one agent.
 
     feed: gives a fact to the rules. defer: does something once all effects decided so far are
-    carried out. disk_lock: held while a sandbox is made. ip: of containers without a network of
+    carried out. disk: entered while a sandbox is made. ip: of containers without a network of
     their own.
     """
 
@@ -41,14 +42,14 @@ class Runner:
         *,
         feed: Callable[[Fact], None],
         defer: Callable[[Callable[[], None]], None],
-        disk_lock: asyncio.Lock,
+        disk: DiskUse,
         ip: str,
     ) -> None:
         self.launch_errors = 0
         self._containers = containers
         self._feed = feed
         self._defer = defer
-        self._disk_lock = disk_lock
+        self._disk = disk
         self._ip = ip
         #: Launches that have not reached the containerizer, and those of them to be dropped.
         self._launching: set[str] = set()
@@ -59,7 +60,7 @@ class Runner:
         container_id, config = launch.container_id, launch.config
         self._launching.add(container_id)
         try:
-            async with self._disk_lock:
+            async with self._disk.making():
                 await asyncio.to_thread(io_sandbox.create, Path(config.sandbox), config.user)
         except (OSError, ValueError) as error:
             self._launching.discard(container_id)
