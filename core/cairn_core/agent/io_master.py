@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Until the master names its own time.
 PING_TIMEOUT_S = 75.0
-MAX_BACKOFF_S = 60.0
+#: A quarter of the original's: for that long a host is missed after its cable is back.
+MAX_BACKOFF_S = 15.0
 
 
 class MasterLink:

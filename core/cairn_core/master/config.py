@@ -61,7 +61,7 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         int, Meta(ge=1, description="unanswered pings after which an agent is unreachable")
     ] = 5
     agent_reregister_timeout: Annotated[
-        Seconds, _text("a disconnected agent is unreachable after this")
+        Seconds, _text("time for agents to come back after a change of masters")
     ] = 600.0
     registry_gc_interval: Annotated[
         Seconds, _text("how often old unreachable and gone agents are forgotten")

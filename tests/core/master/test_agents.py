@@ -198,6 +198,26 @@ def test_silence_makes_an_agent_unreachable(rig: MasterRig) -> None:
     assert failure.agent_id == types.AgentID(agent_id)
 
 
+def test_a_dead_agent_is_given_up_as_soon_as_a_silent_one(rig: MasterRig) -> None:
+    """A machine that is switched off may or may not close its connection first."""
+    agent_id = rig.agent()
+    launched(rig, agent_id, capabilities=AWARE)
+    rig.close_link(1)
+    rig.pass_time(74.0)
+    assert last_status(rig).state is TaskState.RUNNING
+    rig.pass_time(2.0)
+    assert last_status(rig).state is TaskState.UNREACHABLE
+    assert standing(rig, agent_id) is AgentStanding.UNREACHABLE
+
+
+def test_the_transport_leaves_silence_to_the_pings() -> None:
+    """An aborted connection would start another wait, instead of ending the first one."""
+    settings = Settings(agent_ping_timeout_s=15.0, max_agent_ping_timeouts=5)
+    given_up_s = settings.agent_ping_timeout_s * (settings.max_agent_ping_timeouts + 1)
+    assert settings.link_idle_s > given_up_s
+    assert Settings(agent_ping_timeout_s=0.1).link_idle_s >= 60.0
+
+
 @pytest.mark.parametrize("aware", [True, False])
 def test_tasks_come_back_with_their_agent(rig: MasterRig, aware: bool) -> None:
     agent_id = rig.agent()

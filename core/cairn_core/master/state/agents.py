@@ -116,7 +116,8 @@ def link_closed(c: Cluster, link: int) -> None:
 def disconnect(c: Cluster, agent: AgentRecord, *, close: bool = True) -> None:
     """Stop using the agent's connection and offering its resources; it may come back.
 
-    close: also end the connection itself.
+    It has as long as one that does not answer pings: a machine that died and one that was reset
+    look different to us, and mean the same to the frameworks. close: also end the connection.
     """
     if agent.link is not None:
         del c.links[agent.link]
@@ -124,7 +125,8 @@ def disconnect(c: Cluster, agent: AgentRecord, *, close: bool = True) -> None:
             c.emit(CloseLink(agent.link))
     agent.link = None
     agent.connected = agent.active = False
-    agent.deadline = c.now + c.settings.agent_reregister_timeout_s
+    settings = c.settings
+    agent.deadline = c.now + min(settings.ping_timeout_s, settings.agent_reregister_timeout_s)
     c.wake_at(agent.deadline, "agent", agent.agent_id)
     c.allocator.deactivate_agent(agent.agent_id)
     offers.rescind_all_of_agent(c, agent)
@@ -137,6 +139,7 @@ def reregistration_due(c: Cluster, agent_id: str) -> None:
     if agent is None or agent.deadline is None or agent.deadline > c.now:
         return
     if agent_id not in c.transitions:
+        c.counts["master/slave_unreachable_scheduled"] += 1
         mark_unreachable(c, agent, "agent did not re-register in time")
 
 

@@ -50,6 +50,14 @@ class Settings:
         """Seconds of silence after which an agent is unreachable, and looks for a master anew."""
         return self.agent_ping_timeout_s * self.max_agent_ping_timeouts
 
+    @property
+    def link_idle_s(self) -> float:
+        """Seconds of silence after which the transport cuts a connection.
+
+        Longer than the pings take to give the agent up: cut before, it would be waited for anew.
+        """
+        return max(60.0, self.ping_timeout_s + 2 * self.agent_ping_timeout_s)
+
 
 def refusal(seconds: float | None) -> float:
     """Seconds of `Filters.refuse_seconds`: absent, negative or NaN count as 5, at most 365 days."""
