@@ -68,3 +68,8 @@ def test_the_same_seed_gives_the_same_run() -> None:
         return centre.world.events, centre.log.images["registry"].bounds, files
 
     assert run() == run()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_disk_that_refuses_writes_loses_nothing_that_was_confirmed(seed: int) -> None:
+    troubled(seed, 12, disk_trouble=0.05).check_calm()

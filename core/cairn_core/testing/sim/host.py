@@ -144,7 +144,7 @@ class SimHost(LinkedAgent):
         while not self.disk.apply([writes])[0]:
             pass  # an agent that cannot write this ends, and is started again
         rebooted = found.boot_id is not None and found.boot_id != boot_id
-        for container_id in self.containers.keys() - state.containers.keys():
+        for container_id in sorted(self.containers.keys() - state.containers.keys()):
             orphan = self.containers.pop(container_id).process
             assert not orphan.running, f"tasks {list(orphan.running)} run and the agent forgot them"
             orphan.end()
