@@ -46,7 +46,8 @@ from cairn_core.replog.io_writer import QueuedWriter
 
 log = logging.getLogger(__name__)
 
-#: What comes within this time after something allocatable is decided together.
+#: Shortest time between two rounds outside the interval: the first change after a quiet time is
+#: decided at once, what comes within this time after it together.
 COALESCE_S = 0.01
 #: How long the allocator may hold the loop.
 SLICE_S = 0.005
@@ -84,6 +85,7 @@ class Master:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._allocatable = asyncio.Event()
+        self._worked_at = 0.0
         self.schedulers = SchedulerApi(self, secrets)
         self.agents = AgentLinks(self, idle_s=link_idle_s)
         self.registry: QueuedWriter[StoreRegistry] = QueuedWriter(
@@ -314,7 +316,7 @@ class Master:
                 if began >= next_tick:
                     self.allocator.tick(now=began)
                 await self._work(stop)
-                ended = time.monotonic()
+                ended = self._worked_at = time.monotonic()
                 if began >= next_tick:
                     self.rounds += 1
                     self.round_s = ended - began
@@ -333,7 +335,8 @@ class Master:
             )
             woken.cancel()
         if self._allocatable.is_set():
-            await asyncio.wait({stopping}, timeout=COALESCE_S)
+            rest = self._worked_at + COALESCE_S - time.monotonic()
+            await asyncio.wait({stopping}, timeout=max(rest, 0.0))
         self._allocatable.clear()
 
     async def _work(self, stop: asyncio.Event) -> None:
