@@ -357,6 +357,26 @@ def invalid_on(rig: MasterRig, framework_id: str, info: types.TaskInfo) -> types
     return status
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_task_cannot_become_root_behind_its_framework(allowed: bool) -> None:
+    rig = MasterRig(HierarchicalDrf(Random(1)), Settings(root_submissions=allowed))
+    agent_id = rig.agent()
+    framework_id = rig.framework()
+    rig.allocate()
+    command = types.CommandInfo(value="id", user="root")
+    executor = types.ExecutorInfo(types.ExecutorID("e"), command=command)
+    events = rig.accept(
+        framework_id,
+        task("t1", agent_id, command=command),
+        task("t2", agent_id, command=None, executor=executor),
+        task("t3", agent_id),
+    )
+    refused = [(s.task_id.value, s.state, s.reason) for s in statuses(events)]
+    error = (TaskState.ERROR, "REASON_TASK_INVALID")
+    assert refused == ([] if allowed else [("t1", *error), ("t2", *error)])
+    assert [m.task.task_id.value for m in run_tasks(rig, 1)][-1] == "t3"
+
+
 def test_decline_and_unknown_offers(rig: MasterRig) -> None:
     rig.agent()
     framework_id = rig.framework()

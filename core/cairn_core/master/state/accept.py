@@ -18,7 +18,7 @@ from cairn_core.master.state.records import (
     TaskRecord,
 )
 from cairn_core.master.state.settings import refusal
-from cairn_core.master.state.validation import Launchable, check_task, executor_bytes
+from cairn_core.master.state.validation import Launchable, check_task, executor_bytes, root_user
 from cairn_core.mesos import agent_api, scheduler_api, types
 from cairn_core.mesos.scheduler_api import Event, Operation
 from cairn_core.mesos.types import Reason, Source, TaskState
@@ -161,7 +161,10 @@ class _Accept:
         self, task: types.TaskInfo, agent: AgentRecord, role: str, pool: Resources
     ) -> Resources:
         """Launch one task; returns what is left."""
-        found = check_task(task, self.framework, agent, role, pool)
+        found: Launchable | str | None = None
+        if not self.c.settings.root_submissions:
+            found = root_user(task)
+        found = found or check_task(task, self.framework, agent, role, pool)
         if isinstance(found, str):
             self.answer(task, TaskState.ERROR, Reason.TASK_INVALID, found)
             return pool

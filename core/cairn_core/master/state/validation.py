@@ -90,6 +90,17 @@ def check_task(
     return Launchable(resources, executor, executor_resources)
 
 
+def root_user(task: types.TaskInfo) -> str | None:
+    """What is wrong where `root_submissions` is off.
+
+    Differs: the original looks at the framework's user alone, which a task can override.
+    """
+    commands = (task.command, task.executor.command if task.executor is not None else None)
+    if any(command is not None and command.user == "root" for command in commands):
+        return "User 'root' is not allowed to run tasks without root submissions"
+    return None
+
+
 def _ids(task: types.TaskInfo, framework: FrameworkRecord, agent: AgentRecord) -> str | None:
     task_id = task.task_id.value
     if fault := fault_of_id(task_id):
