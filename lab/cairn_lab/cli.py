@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -24,6 +25,8 @@ _name = click.option(
     "--name", default=topology.DEFAULT_NAME, show_default=True, help="Which lab; several can run."
 )
 
+#: Seconds that daemons have to get ready.
+_READY_S = 60.0
 #: What is worth looking at behind each door.
 _PAGES = {"master": "/state-summary", "marathon": "/v2/apps"}
 
@@ -69,7 +72,7 @@ def up(
     no_relays: bool,
     bare: bool,
 ) -> None:
-    """Bring the lab up; does nothing when it is up."""
+    """Bring the lab up and wait for its daemons; changes nothing when it is up."""
     labs.require_programs()
     if zookeeper:
         raise LabError(
@@ -89,6 +92,8 @@ def up(
             bare=bare,
             progress=lambda text: spinner.update(f"lab {name}: {text}"),
         )
+        if not bare:
+            _await_daemons(made, lambda text: spinner.update(f"lab {name}: {text}"))
     names = ", ".join(host.name for host in made.topology.hosts)
     click.echo(f"lab {name} {'is up' if changed else 'was up already'}: {names}")
     for relay in made.topology.relays if changed else ():
@@ -166,7 +171,7 @@ def cut(name: str, host: str) -> None:
     found = labs.find(name)
     found.topology.host(host)
     hosts.cut(found.switch_pid(), host)
-    click.echo(f"{host} is cut off; undo with 'cairn lab heal {host}'")
+    click.echo(f"{host} is cut off; undo with 'cairn lab heal{_named(name)} {host}'")
 
 
 @lab.command()
@@ -239,6 +244,30 @@ def demo(name: str, example: Path | None) -> None:
 def _address(relay: topology.Relay) -> str:
     """What to open in a browser."""
     return f"{relay.name:10} http://127.0.0.1:{relay.port}{_PAGES[relay.name]}"
+
+
+def _await_daemons(made: labs.Lab, progress: Callable[[str], None]) -> None:
+    """Return when every daemon is ready, so that what is typed next does not come too early."""
+    deadline = time.monotonic() + _READY_S
+    while not made.broken():
+        late = [
+            f"{one.host.name}/{unit} ({shown['state']})"
+            for one in made.status()
+            for unit, shown in (_units(one) or {"supervisor": {"state": "starting"}}).items()
+            if shown["state"] != "running"
+        ]
+        if not late:
+            return
+        if time.monotonic() > deadline:
+            raise LabError(
+                f"not ready after {_READY_S:g} s: {', '.join(late)}; see 'cairn lab logs'"
+            )
+        progress(f"waiting for {', '.join(late)}")
+        time.sleep(0.1)
+
+
+def _named(name: str) -> str:
+    return "" if name == topology.DEFAULT_NAME else f" --name {name}"
 
 
 def _units(status: labs.HostStatus) -> dict[str, Any]:
