@@ -2,7 +2,7 @@
 
 A lab of its own name without relays: master, Marathon and agents as `bin/up` starts them, all on
 this machine. Times are those at which Marathon's event stream says so, from the first byte of the
-request. Cases, N instances each:
+request, each after a second of quiet. Cases, N instances each:
 
     none-N       `sleep`, no health check; scaled to 0 afterwards
     tcp-N        a small server, checked by its executor (MESOS_TCP, delaySeconds 0)
@@ -34,6 +34,8 @@ from cairn_lab.roles import MARATHON_PORT
 from cairn_lab.testing import Cluster
 
 WAIT_S = 120.0
+#: Quiet before a measurement, so that nothing waits for what came before.
+PAUSE_S = 1.0
 TICKS = os.sysconf("SC_CLK_TCK")
 #: Answers every connection, and costs little to start.
 SERVER = (
@@ -183,7 +185,7 @@ def _outer_pid(cluster: Cluster, host: str, unit: str) -> int:
     for pid in cgroups.processes(cluster.lab.topology.system_cgroup(host)):
         status = Path(f"/proc/{pid}/status").read_text()
         numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
-        if len(numbers) > 1 and int(numbers[-1]) == within:
+        if len(numbers) == 2 and int(numbers[-1]) == within:  # 3 numbers: inside a container
             return pid
     raise CannotRun(f"{unit} does not run on {host}")
 
@@ -204,6 +206,7 @@ def measure(bench: Bench, kind: str, count: int, rounds: int) -> Iterator[Result
     took: list[dict[str, float]] = []
     downs: list[float] = []
     for n in range(rounds):
+        time.sleep(PAUSE_S)
         empty = bench.private_kb()
         before = bench.cpu_s()
         took.append(bench.deploy("PUT", f"/v2/apps/{kind}", app(kind, count)))
@@ -229,6 +232,7 @@ def measure(bench: Bench, kind: str, count: int, rounds: int) -> Iterator[Result
 def rolling(bench: Bench, count: int) -> Iterator[Result]:
     """Replace all instances by those of a new version, at half capacity at least."""
     bench.deploy("PUT", "/v2/apps/http", app("http", count))
+    time.sleep(PAUSE_S)
     took = bench.deploy("PUT", "/v2/apps/http", app("http", count, version=2))
     yield Result("lab", f"rolling-{count}", "done_s", took["done"], "s")
     bench.deploy("PUT", "/v2/apps/http", {"instances": 0})
