@@ -84,7 +84,9 @@ class MarathonConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_o
     ] = 0
     launch_token_refresh_interval: Annotated[int, _millis("launch tokens are refilled")] = 30_000
     decline_offer_duration: Annotated[int, _millis("an unused offer is refused")] = 120_000
-    min_revive_offers_interval: Annotated[int, _millis("between two wishes for offers")] = 500
+    min_revive_offers_interval: Annotated[
+        int, _millis("between two wishes for offers, on average")
+    ] = 500
     reconciliation_interval: Annotated[int, _millis("between two reconciliations")] = 600_000
     scale_apps_interval: Annotated[int, _millis("between two checks of all apps")] = 300_000
     task_launch_timeout: Annotated[int, _millis("a task that stages longer is killed")] = 300_000

@@ -2,7 +2,7 @@
 
 Instances are spread over the offers at hand in turn. An instance is recorded as provisioned, with
 version and agent, before its offer is accepted. Offers that nothing can use are declined for long;
-new demand asks for them again, at most every `revive_s`.
+new demand asks for them again, every `revive_s` at most after a few at once.
 """
 
 import heapq
@@ -41,6 +41,9 @@ from cairn_scheduler.marathon.tracking import Tracker
 #: Offers are suppressed when nothing has waited for this long, so that the instances of a rolling
 #: restart do not switch them on and off.
 SUPPRESS_AFTER_S = 1.0
+#: Wishes for offers that may follow each other at once after a quiet time, so that a few changes in
+#: a row do not wait for the interval.
+REVIVE_BURST = 4
 #: Instances that are placed before others get a turn.
 MAX_PER_SLICE = 200
 
@@ -93,7 +96,8 @@ class Launcher:
         self._suppressed: set[str] = set()
         self._wanted: set[str] = set()
         self._idle_since: dict[str, float] = {}
-        self._revived_at: float | None = None
+        #: When all wishes so far would have been made, had each waited for the interval.
+        self._revives_until: float | None = None
         self._delays: list[tuple[float, str]] = []
         self._open: list[_Table] = []
         self._budget = 0
@@ -131,7 +135,7 @@ class Launcher:
         self._suppressed.clear()
         self._wanted.clear()
         self._idle_since.clear()
-        self._revived_at = None
+        self._revives_until = None
 
     def disconnected(self) -> None:
         """The subscription is over, and with it every offer."""
@@ -140,7 +144,7 @@ class Launcher:
     def unsure(self) -> None:
         """Nobody knows which calls arrived: whatever is wanted is asked for again."""
         self._suppressed.clear()
-        self._revived_at = None
+        self._revives_until = None
 
     def launchable(self, app: App) -> bool:
         """Whether offers can be used for an app now."""
@@ -182,22 +186,23 @@ class Launcher:
             self._suppress()
 
     def _revive(self) -> None:
-        if not self._wanted or (
-            self._revived_at is not None and self._revive_at() > self._ledger.now
-        ):
+        now, revive_at = self._ledger.now, self._revive_at()
+        if not self._wanted or (revive_at is not None and revive_at > now):
             return
         roles = tuple(sorted(self._wanted))
         self._ledger.emit(ReviveOffers(roles))
         self.revives += 1
-        self._revived_at = self._ledger.now
+        self._revives_until = max(self._revives_until or now, now) + self._settings.revive_s
         self._suppressed -= self._wanted
         for role in roles:
             self._idle_since.pop(role, None)
         self._wanted.clear()
 
-    def _revive_at(self) -> float:
-        assert self._revived_at is not None
-        return self._revived_at + self._settings.revive_s
+    def _revive_at(self) -> float | None:
+        """From when the next wish may be made; None: there was none yet."""
+        if self._revives_until is None:
+            return None
+        return self._revives_until - (REVIVE_BURST - 1) * self._settings.revive_s
 
     def _suppress(self) -> None:
         tables, now = self._ledger.tables, self._ledger.now
@@ -227,8 +232,8 @@ class Launcher:
             return self._ledger.now
         found = [self._delays[0][0]] if self._delays else []
         if self._tracker.connected:
-            if self._wanted and self._revived_at is not None:
-                found.append(self._revive_at())
+            if self._wanted and (revive_at := self._revive_at()) is not None:
+                found.append(revive_at)
             found += [since + SUPPRESS_AFTER_S for since in self._idle_since.values()]
         return min(found, default=None)
 
