@@ -11,7 +11,7 @@ from typing import assert_never
 
 from cairn_core.framework.reconciliation import Reconciliation
 from cairn_core.mesos.scheduler_api import ReconcileTask
-from cairn_core.mesos.types import AgentID, TaskID, TaskStatus
+from cairn_core.mesos.types import AgentID, TaskID, TaskState, TaskStatus
 from cairn_scheduler.marathon import events, instance_ids
 from cairn_scheduler.marathon import instances as rules
 from cairn_scheduler.marathon.conditions import Condition, Goal, condition_of
@@ -202,7 +202,8 @@ class Tracker:
                 ledger.publish(_status_update(instance, task, status, self._stamp()))
             case rules.TaskFailed():
                 if effect.instance.app_id in ledger.tables.root.apps:
-                    ledger.put_failure(_without_data(effect))
+                    checks = self.health.results(effect.instance.id)
+                    ledger.put_failure(_shown(effect, checks))
             case rules.DelayLaunches(app_id):
                 ledger.dirty.add(app_id)
                 if change.before is not None:
@@ -451,13 +452,21 @@ def _agent_id(instance: Instance) -> str | None:
     return instance.agent.agent_id if instance.agent is not None else None
 
 
-def _without_data(failure: rules.TaskFailed) -> rules.TaskFailed:
-    """What is shown of a failure, of bounded size."""
+def _shown(failure: rules.TaskFailed, checks: tuple[Health, ...]) -> rules.TaskFailed:
+    """What is shown of a failure, of bounded size.
+
+    Differs: the original does not say that a killed task was not healthy, nor why.
+    """
     status = failure.status
+    message = status.message or ""
+    if status.state is TaskState.KILLED:
+        causes = [c.last_failure_cause for c in checks if not c.alive and c.last_failure_cause]
+        if causes:
+            message = f"killed while not healthy: {causes[0]}. {message}".rstrip()
     slim = TaskStatus(
         task_id=status.task_id,
         state=status.state,
-        message=(status.message or "")[:MAX_MESSAGE],
+        message=message[:MAX_MESSAGE],
         reason=status.reason,
         agent_id=status.agent_id,
         timestamp=status.timestamp,

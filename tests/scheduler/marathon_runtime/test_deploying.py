@@ -386,6 +386,9 @@ def test_sick_instance_is_killed_and_replaced(world: World, make_app: MakeApp) -
     assert len(world.told(events.HealthCheckFailed)) == 3
     assert len(world.told(events.UnhealthyInstanceKilled)) == 1
     assert len(world.tasks()) == 2
+    failure = world.core.tables.failures["/web"]
+    assert failure.task.id == task_id
+    assert failure.status.message.startswith("killed while not healthy: status 500.")
 
 
 def test_deployment_waits_for_health(world: World, make_app: MakeApp) -> None:
