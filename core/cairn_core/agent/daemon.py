@@ -75,7 +75,7 @@ from cairn_core.agent.io_running import Runner
 from cairn_core.agent.records import ExecutorRecord
 from cairn_core.agent.sandbox_paths import SandboxPaths
 from cairn_core.agent.state import AgentState
-from cairn_core.errors import LocalError, shorten
+from cairn_core.errors import LocalError, cause, shorten
 from cairn_core.kit.daemon import Daemon, inherited_sockets, work_dir_lock
 from cairn_core.kit.http_server import Handler, HttpServer, Listener, Router
 from cairn_core.mesos import agent_api
@@ -240,6 +240,7 @@ class Agent:
                     self._writing, self.store.apply, [p.writes for p in persists]
                 )
         failures = iter(results)
+        self._log_failures(persists, results)
         for effect in batch:
             if not isinstance(effect, Persist):
                 self._do(effect)
@@ -250,9 +251,21 @@ class Agent:
                     self._do(then)
                 continue
             problem = failure.strerror or str(failure)
-            log.error("checkpoint not written path=%s reason=%s", effect.writes[0].path, problem)
             if effect.failed is not None:
                 self.feed(PersistFailed(effect.failed, problem))
+
+    @staticmethod
+    def _log_failures(persists: list[Persist], results: list[OSError | None]) -> None:
+        """One line per cause, for a full disk fails everything at once."""
+        paths: dict[str, list[str]] = {}
+        for persist, failure in zip(persists, results, strict=True):
+            if failure is not None:
+                paths.setdefault(cause(failure), []).append(persist.writes[0].path)
+        for problem, failed in paths.items():
+            log.error(
+                "checkpoints not written count=%d reason=%s first=%s",
+                len(failed), problem, failed[0],
+            )  # fmt: skip
 
     def _do(self, effect: Effect | Callable[[], None]) -> None:
         match effect:
