@@ -14,8 +14,9 @@ SEGMENT = re.compile(
 )
 #: Last segments that collide with sub-resources of the API.
 RESERVED = ("restart", "tasks", "versions", ".", "..")
-#: Longest id that we take, so that nothing derived from it (task ids, file names) grows too long.
-MAX_LENGTH = 512
+#: Longest id that we take. A task id adds up to 60 characters, and may have 255: the longest name
+#: of a file. An app with a longer id would be stored, and every task of it refused.
+MAX_LENGTH = 190
 
 
 def segments(path: str) -> list[str]:

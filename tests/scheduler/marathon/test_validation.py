@@ -62,6 +62,7 @@ PORT = (
         ({"args": ["x"]}, "/", CMD),
         ({"cmd": "x"}, "/", "must not be an empty string"),
         ({"id": "/"}, "/id", "Path must contain at least one path element"),
+        ({"id": "/" + "a" * 190}, "/id", "id must not be longer than 190 characters"),
         ({"id": "/A"}, "/id", f"must fully match regular expression '{paths.SEGMENT.pattern}'"),
         (
             {"id": "/a/tasks"},
