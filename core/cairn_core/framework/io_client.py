@@ -125,6 +125,7 @@ class SchedulerClient:
         self._http = HttpClient(total_s=CALL_TIMEOUT_S, headers=headers)
         self._queue: asyncio.Queue[tuple[int, Notice]] = asyncio.Queue(MAX_QUEUED_EVENTS)
         self._open: _Open | None = None
+        self._torn_down = False
         self._told = ""  #: the reason for having no stream that was logged last
         self._streams = 0
         # Calls are sent one after the other: a KILL must not overtake its ACCEPT.
@@ -251,8 +252,16 @@ class SchedulerClient:
         await self.call(Call(type="MESSAGE", message=SchedulerMessage(agent_id, executor_id, data)))
 
     async def teardown(self) -> None:
-        """Remove the framework and kill its tasks; its id can never be used again."""
-        await self.call(Call(type="TEARDOWN"))
+        """Remove the framework and kill its tasks; its id can never be used again.
+
+        `run` then ends with FrameworkEnded.
+        """
+        self._torn_down = True  # the stream may end before the answer comes
+        try:
+            await self.call(Call(type="TEARDOWN"))
+        except BaseException:
+            self._torn_down = False
+            raise
 
     async def update_framework(
         self, framework: FrameworkInfo, suppressed_roles: tuple[str, ...] = ()
@@ -272,6 +281,8 @@ class SchedulerClient:
             effects = await self._one_stream(self._session.begin(now=_now()))
             for effect in effects:
                 match effect:
+                    case Disconnect() if self._torn_down:
+                        raise FrameworkEnded("torn down, as we asked")
                     case Disconnect(reason, retry_at):
                         wait_s = max(0.0, retry_at - _now())
                         # A master that stays away is reported once.

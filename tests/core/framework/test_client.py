@@ -206,6 +206,20 @@ async def test_error_ends_the_client(
         assert caught.value.reason == "Framework failed over"
 
 
+async def test_a_framework_that_was_torn_down_does_not_come_back(
+    make: Callable[..., SchedulerClient], recorder: Recorder
+) -> None:
+    async with FakeMaster() as master:
+        client = make(master.url)
+        task = asyncio.create_task(client.run(asyncio.Event()))
+        await recorder.next("SUBSCRIBED")
+        await client.teardown()
+        master.disconnect()
+        with pytest.raises(FrameworkEnded, match="torn down"):
+            await asyncio.wait_for(task, 20)
+        assert [call.type for call in master.calls] == ["SUBSCRIBE", "TEARDOWN"]
+
+
 async def test_credentials_are_sent_and_wrong_ones_end_the_client(
     make: Callable[..., SchedulerClient], recorder: Recorder
 ) -> None:
