@@ -29,7 +29,7 @@ from cairn_lab.topology import RELAYS, Relay, Topology
 # RFC 9110 section 7.6.1: fields that concern one connection only
 _HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-     "te", "trailer", "transfer-encoding", "upgrade")
+     "te", "trailer", "transfer-encoding", "upgrade", "expect")
 )  # fmt: skip
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -144,6 +144,8 @@ class _Forwarder:
         door = self._door
         if reason := refusal(request.method, request.headers, door.port):
             return web.Response(status=403, text=f"refused: {reason}\n")
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits a second
         # the path is passed on as it came, also where it is not in normal form
         target = URL(f"http://{door.address}:{door.target_port}{request.raw_path}", encoded=True)
         try:
