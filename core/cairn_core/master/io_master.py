@@ -369,6 +369,8 @@ class Master:
 def _log_change(effect: Changed) -> None:
     """One line for what an operator wants to find later; tasks are too many for that."""
     match effect:
+        case AgentChanged(agent, Change.REMOVED, why):
+            log.warning("agent removed agent=%s reason=%s", agent.agent_id, why)
         case AgentChanged(agent, change):
             log.info(
                 "agent %s agent=%s host=%s connected=%s",

@@ -253,7 +253,7 @@ def _lose(c: Cluster, agent: AgentRecord, state: TaskState, reason: Reason, mess
     if c.pids.get(agent.pid) == agent.agent_id:
         del c.pids[agent.pid]
     c.allocator.remove_agent(agent.agent_id)
-    c.emit(AgentChanged(agent, Change.REMOVED))
+    c.emit(AgentChanged(agent, Change.REMOVED, message))
     _failure(c, agent.agent_id)
 
 

@@ -93,6 +93,7 @@ class AgentChanged:
 
     agent: AgentRecord
     change: Change
+    why: str = ""  #: of a removal, for people
 
 
 @dataclass(frozen=True, slots=True)
