@@ -28,9 +28,6 @@ class Prober:
         self._session: aiohttp.ClientSession | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __len__(self) -> int:
-        return len(self._tasks)
-
     async def __aenter__(self) -> "Prober":
         # What is probed has whatever certificate it likes, as in the original.
         trusting = ssl.create_default_context()

@@ -157,7 +157,7 @@ class Marathon:
             "marathon.mesos.offer-operations.launch.counter": float(launcher.tasks_launched),
             "marathon.mesos.task-updates.counter": float(tracker.updates),
             "marathon.instances.inflight-kills.gauge": float(tracker.kills_in_flight),
-            "marathon.health-checks.active.gauge": float(len(self.prober)),
+            "marathon.health-checks.active.gauge": float(len(self.core.health)),
             "marathon.log.records.counter": float(self.writer.records),
             "marathon.log.append.gauge.seconds": self.writer.append_s,
             "marathon.uptime.gauge.seconds": time.monotonic() - self._started,
