@@ -120,6 +120,20 @@ class AgentConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only
     ] = 10 * MB
     container_logger_keep: Annotated[int, Meta(ge=0, le=1000, description="rotated files kept")] = 9
 
+    def __post_init__(self) -> None:
+        """Check what the types cannot say, so that `--check-config` finds it too."""
+        try:
+            read_masters(self)
+            read_agent_attributes(self)
+            read_domain(self)
+            read_environment(self)
+            read_credential(self)
+            Resources.parse(self.resources, self.default_role)
+        except ResourceError as error:
+            raise ValueError(f"resources: {error}") from None
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:

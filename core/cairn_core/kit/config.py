@@ -170,7 +170,7 @@ def load(
         return Loaded(msgspec.convert(values, struct), sources)
     except msgspec.ValidationError as error:
         # each value was checked alone: what is left are rules over several of them
-        raise ConfigError(program, shorten(str(error))) from None
+        raise ConfigError("settings", shorten(str(error))) from None
 
 
 def _environment(

@@ -343,7 +343,8 @@ def _main(
 
     loaded = settings()
     if show:
-        print("\n".join(loaded.lines()))
+        with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+            print("\n".join(loaded.lines()), flush=True)
     if show or check:
         return 0
     config = loaded.config
