@@ -141,6 +141,7 @@ class Agent:
             self.state,
             self.feed,
             containers.limitation,
+            containers.decorated,
             require_token=config.authenticate_http_executors,
         )
         self.link: MasterLink | None = None

@@ -43,6 +43,7 @@ class ExecutorFront:
     """Streams and calls of all executors of one agent.
 
     feed: gives a fact to the rules. limitation: the limit that a container has gone over.
+    decorated: adds to a status of a framework's task what hooks say.
     ready: False while the agent recovers (503 then).
     """
 
@@ -51,11 +52,13 @@ class ExecutorFront:
         state: AgentState,
         feed: Callable[[Fact], None],
         limitation: Callable[[str], Awaitable[Limitation | None]],
+        decorated: Callable[[str, TaskStatus], TaskStatus],
         *,
         require_token: bool,
     ) -> None:
         self.ready = False
         self._limitation = limitation
+        self._decorated = decorated
         self._state = state
         self._feed = feed
         self._require_token = require_token
@@ -108,6 +111,7 @@ class ExecutorFront:
             raise Refused(403, "executor is not subscribed")
         if call.type == "UPDATE" and call.update is not None:
             status = await self._explained(call.update.status, executor)
+            status = self._decorated(framework_id, status)
             self._feed(ExecutorUpdate(framework_id, executor_id, status))
         elif call.type == "MESSAGE" and call.message is not None:
             self._feed(ExecutorMessage(framework_id, executor_id, call.message.data))

@@ -14,7 +14,7 @@ from cairn_core.agent.containerizer.launcher import Launcher, LinuxLauncher, Zyg
 from cairn_core.agent.containerizer.runtime_dir import ContainerTermination, RuntimeDir
 from cairn_core.agent.io_fetcher import Fetcher, FetcherSettings
 from cairn_core.extensions import AgentSettings, Amounts, ContainerConfig, Limitation
-from cairn_core.mesos.types import ContainerStatus, ResourceStatistics
+from cairn_core.mesos.types import ContainerStatus, ResourceStatistics, TaskStatus
 
 #: Loaded once in the zygote, so that a command executor costs a fork.
 PRELOAD = ("cairn_core.executor.command",)
@@ -55,6 +55,10 @@ class Containers(Protocol):
 
     async def limitation(self, container_id: str) -> Limitation | None:
         """The limit that it has gone over, also while it still runs."""
+        ...
+
+    def decorated(self, framework_id: str, status: TaskStatus) -> TaskStatus:
+        """A status of an executor with what hooks add to it."""
         ...
 
     def forget(self, container_id: str) -> None:

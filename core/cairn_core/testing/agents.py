@@ -265,6 +265,10 @@ class FakeContainers:
             raise LaunchFailed(container_id, self.refusal)
         return 4711
 
+    def decorated(self, framework_id: str, status: TaskStatus) -> TaskStatus:
+        """Without hooks."""
+        return status
+
     async def limitation(self, container_id: str) -> Limitation | None:
         """As the test set it."""
         return self.limitations.get(container_id)

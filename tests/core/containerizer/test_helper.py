@@ -21,6 +21,7 @@ from cairn_core.agent.containerizer.helper.logsink import LogSink
 from cairn_core.agent.containerizer.launcher import Launcher, Zygote
 from cairn_core.agent.containerizer.runtime_dir import RuntimeDir
 from cairn_core.extensions import ContainerConfig, Hook, Isolator, LaunchInfo
+from cairn_core.mesos.types import Label, Labels, TaskID, TaskState, TaskStatus
 from cairn_core.testing.containers import Site, until
 
 
@@ -246,6 +247,41 @@ async def test_hooks_add_to_the_environment_and_hear_of_the_end(
         await agent.wait(container_id)
     assert Path(config.sandbox, "stdout").read_text() == "{'value': 'f'} {'value': 'e'} e\n"
     assert removed == [("f", "e")]
+
+
+async def test_hooks_add_labels_and_addresses_to_a_status(site: Site) -> None:
+    class Broken(Hook):
+        def task_status(
+            self, framework_id: str, status: Mapping[str, object]
+        ) -> Mapping[str, object] | None:
+            raise RuntimeError("broken")
+
+    class Wrong(Hook):
+        def task_status(
+            self, framework_id: str, status: Mapping[str, object]
+        ) -> Mapping[str, object] | None:
+            return {"labels": 3, "state": "TASK_FAILED"}
+
+    class Adds(Hook):
+        def task_status(
+            self, framework_id: str, status: Mapping[str, object]
+        ) -> Mapping[str, object] | None:
+            address = {"ip_addresses": [{"ip_address": "9.0.3.130"}]}
+            return {
+                "labels": {"labels": [{"key": "of", "value": framework_id}]},
+                "container_status": {"network_infos": [address]},
+                "state": "TASK_FAILED",
+            }
+
+    status = TaskStatus(TaskID("t"), TaskState.RUNNING, uuid=b"0123456789abcdef")
+    async with site.agent(hooks=[Broken(), Adds(), Wrong()]) as agent:
+        found = agent.decorated("f", status)
+    assert found.state is TaskState.RUNNING, "a hook has no say in that"
+    assert found.uuid == status.uuid
+    assert found.labels == Labels((Label("of", "f"),))
+    assert found.container_status is not None
+    (info,) = found.container_status.network_infos
+    assert info.ip_addresses[0].ip_address == "9.0.3.130"
 
 
 def is_dead(pid: int) -> bool:

@@ -20,6 +20,8 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from cairn_core.agent.containerizer import processes
 from cairn_core.agent.containerizer.errors import ContainerizerError, LaunchFailed, UnknownContainer
 from cairn_core.agent.containerizer.launch_info import merge
@@ -46,7 +48,7 @@ from cairn_core.extensions import (
 )
 from cairn_core.mesos.base import ContainerID
 from cairn_core.mesos.containers import ContainerStatus, ResourceStatistics
-from cairn_core.mesos.types import Reason
+from cairn_core.mesos.types import Labels, Reason, TaskStatus
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,16 @@ MAX_TERMINATED = 1000
 KILL_TIMEOUT_S = 60.0
 
 Fetch = Callable[[str, ContainerConfig], Awaitable[None]]
+
+
+class _Decoration(msgspec.Struct):
+    """What a hook may give a status."""
+
+    labels: Labels | None = None
+    container_status: ContainerStatus | None = None
+
+
+DECORATED = _Decoration.__struct_fields__
 
 
 class State(Enum):
@@ -290,6 +302,26 @@ class Containerizer:
                     if (found := await isolator.limitation(container_id)) is not None:
                         return found
         return None
+
+    def decorated(self, framework_id: str, status: TaskStatus) -> TaskStatus:
+        """A status with the labels and the container status that hooks give it, the last one's.
+
+        A hook that fails, or gives what is neither, changes nothing.
+        """
+        for hook in self._hooks:
+            try:
+                given = hook.task_status(framework_id, msgspec.to_builtins(status))
+                wanted = {
+                    k: v for k, v in (given or {}).items() if k in DECORATED and v is not None
+                }
+                if wanted:
+                    found = msgspec.convert(wanted, _Decoration)
+                    status = msgspec.structs.replace(
+                        status, **{name: getattr(found, name) for name in wanted}
+                    )
+            except Exception as error:  # whatever another's code raises is not the task's fault
+                log.error("hook failed task=%s error=%s", status.task_id.value, error)
+        return status
 
     def containers(self) -> dict[str, State]:
         """Every container that has not ended."""
