@@ -6,6 +6,7 @@ Outside continuous integration a test that lacks something is skipped and says w
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -17,9 +18,13 @@ def requires(*needs: str) -> None:
     controller; any other word is a program on the PATH.
     """
     missing = [need for need in needs if not _has(need)]
-    if not missing:
-        return
-    problem = f"needs {', '.join(missing)}"
+    if missing:
+        lacking(", ".join(missing))
+
+
+def lacking(what: str) -> NoReturn:
+    """End the test because this machine lacks something that `requires` has no word for."""
+    problem = f"needs {what}"
     if os.environ.get("CI") == "true":
         pytest.fail(problem)
     pytest.skip(problem)

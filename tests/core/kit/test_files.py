@@ -14,13 +14,14 @@ from cairn_core.kit.http_client import HttpClient
 from cairn_core.kit.http_files import MAX_READ_BYTES, VirtualPaths, add_file_routes
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.sandbox_files import OutsideSandbox, open_beneath
+from cairn_core.testing.requires import lacking
 
 
 @pytest.fixture(params=["openat2", "walk"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test with the kernel's check and with our own."""
     if request.param == "openat2" and not sandbox_files._probe():
-        pytest.skip("this kernel has no openat2")
+        lacking("a kernel with openat2")
     monkeypatch.setattr(sandbox_files, "_known", [request.param == "openat2"])
     return str(request.param)
 
