@@ -1,0 +1,91 @@
+"""The table that queries are answered from, and the messages that keep it up to date.
+
+It is made by one process (`encode`) and used by others (`answer`); what they exchange is `Update`.
+"""
+
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+#: One way to answer a question, in wire form behind the question:
+#:   byte 0      which of `Table.counters` counts it
+#:   bytes 1-6   ANCOUNT, NSCOUNT, ARCOUNT
+#:   rest        the answer records, then the additional ones; the owner of every answer is the
+#:               pointer C00C to the question
+#: There is at least one answer.
+Variant: TypeAlias = bytes
+#: All ways to answer a question, which are used in turn; a single one stands alone.
+Entry: TypeAlias = Variant | tuple[Variant, ...]
+
+
+class ZoneState(Struct, frozen=True, array_like=True):
+    """A zone that we have authority for.
+
+    apex: in wire form. soa: the whole SOA record, its owner written out, for the authority
+    section. loaded: false until the cluster is known; nobody can say then what does not exist.
+    """
+
+    apex: bytes
+    soa: bytes
+    loaded: bool = True
+
+
+class Update(Struct, frozen=True, array_like=True):
+    """A part of a change of the table, small enough to be applied at once.
+
+    begin: what follows is a whole table, which takes the place of the old one at `done`.
+    put, drop: questions (name in lower case, type, class, in wire form) and their entries.
+    put_ancestors, drop_ancestors: names in wire form that exist only because there are names
+    below them (empty non-terminals, RFC 8020).
+    zones, counters: replace the old ones when given; counters are (zone, type) texts by index.
+    done: the change is whole; until then nothing of it may show when `begin` began it.
+    """
+
+    put: list[tuple[bytes, bytes | tuple[bytes, ...]]] = []
+    drop: list[bytes] = []
+    put_ancestors: list[bytes] = []
+    drop_ancestors: list[bytes] = []
+    zones: list[ZoneState] | None = None
+    counters: list[tuple[str, str]] | None = None
+    begin: bool = False
+    done: bool = False
+
+
+encode_update = msgspec.msgpack.Encoder().encode
+decode_update = msgspec.msgpack.Decoder(Update).decode
+
+
+class Table:
+    """Entries by question, and the zones.
+
+    The three attributes that answers come from are replaced or changed between two queries,
+    never during one.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[bytes, Entry] = {}
+        self.ancestors: set[bytes] = set()
+        self.zones: dict[bytes, ZoneState] = {}
+        #: (zone, type) by the first byte of a variant.
+        self.counters: list[tuple[str, str]] = []
+        self._aside: Table | None = None
+
+    def apply(self, update: Update) -> None:
+        """Take one update; O(its size)."""
+        if update.begin:
+            self._aside = Table()
+        table = self._aside or self
+        table.entries.update(update.put)
+        for question in update.drop:
+            table.entries.pop(question, None)
+        table.ancestors.update(update.put_ancestors)
+        table.ancestors.difference_update(update.drop_ancestors)
+        if update.zones is not None:
+            table.zones = {zone.apex: zone for zone in update.zones}
+        if update.counters is not None:
+            table.counters = list(update.counters)
+        if update.done and table is not self:
+            self.entries, self.ancestors = table.entries, table.ancestors
+            self.zones, self.counters = table.zones, table.counters
+            self._aside = None
