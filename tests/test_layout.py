@@ -12,7 +12,7 @@ COMPONENTS = [
     for name in ("core", "scheduler", "dns", "l4lb", "overlay", "ipam", "edgelb", "lab")
     if (ROOT / name / f"cairn_{name}").is_dir()
 ]
-SHELL_STEMS = {"daemon", "cli", "__main__"}
+SHELL_STEMS = {"daemon", "server", "cli", "__main__"}
 SHELL_PREFIXES = ("io_", "http_")
 # Whole packages that are shells, by path, each because I/O is all it does.
 SHELL_PACKAGES = (
