@@ -30,6 +30,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _CREDENTIALS = struct.Struct("3i")
 _MAX_NOTIFICATION = 4096
 _FIRST_FD = 3
+# ip(7), ipv6(7) and socket(7); Python has no names for them
+_IP_FREEBIND, _IPV6_FREEBIND, _SO_RCVBUFFORCE = 15, 78, 33
 
 
 def adopt_orphans() -> None:
@@ -55,10 +57,7 @@ def listen(unit: units.Socket) -> list[socket.socket]:
                 family = socket.AF_INET6 if ":" in item.host or not item.host else socket.AF_INET
                 sock = socket.socket(family, kind)
                 made.append(sock)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    only = 1 if item.host else 0
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+                _set_options(sock, unit)
                 sock.bind((item.host or "::", item.port))
             if item.kind == "stream":
                 sock.listen(unit.backlog)
@@ -68,6 +67,26 @@ def listen(unit: units.Socket) -> list[socket.socket]:
         where = item.path or f"{item.host}:{item.port}"
         raise Unavailable(f"unit {unit.name}: cannot listen on {where}: {error.strerror}") from None
     return made
+
+
+def _set_options(sock: socket.socket, unit: units.Socket) -> None:
+    """What a unit says about its Internet sockets, before they are bound."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if unit.reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        if unit.ipv6_only != "default":
+            only = int(unit.ipv6_only == "ipv6-only")
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+        if unit.free_bind:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    elif unit.free_bind:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    if unit.receive_buffer is not None:
+        try:  # beyond the kernel's limit when allowed
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, unit.receive_buffer)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, unit.receive_buffer)
 
 
 def start(

@@ -21,7 +21,6 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -383,18 +382,15 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         logs.set_up()
         spawn.adopt_orphans()
-        return _supervise(lambda: Supervisor(given.units, given.log, given.control, Random()))
+        asyncio.run(_supervise(given.units, given.log, given.control))
+        return 0
     except (CairnError, OSError) as error:
         print(f"cairn-supervise: {error}", file=sys.stderr)
         return 1
 
 
-def _supervise(make: Callable[[], Supervisor]) -> int:
-    async def live() -> None:
-        await make().run()
-
-    asyncio.run(live())
-    return 0
+async def _supervise(unit_dir: Path, log_dir: Path, control: Path) -> None:
+    await Supervisor(unit_dir, log_dir, control, Random()).run()
 
 
 if __name__ == "__main__":

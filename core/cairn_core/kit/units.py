@@ -16,12 +16,18 @@ from cairn_core.errors import LocalError, shorten
 Restart = Literal["no", "always", "on-success", "on-failure", "on-abnormal", "on-abort"]
 KillMode = Literal["control-group", "process", "mixed", "none"]
 ServiceType = Literal["simple", "exec", "notify", "oneshot"]
+IPv6Only = Literal["default", "both", "ipv6-only"]
 
 _SPAN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
 _SPAN_UNITS = {
     "": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6,
     "m": 60.0, "min": 60.0, "minute": 60.0, "minutes": 60.0, "h": 3600.0, "hr": 3600.0,
 }  # fmt: skip
+_TRUE, _FALSE = ("1", "yes", "y", "true", "t", "on"), ("0", "no", "n", "false", "f", "off")
+_SIZE = re.compile(r"([0-9]{1,9})\s*([KMG]?)", re.ASCII)
+_SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+#: The kernel counts buffers in a C int.
+_MOST_BYTES = (1 << 31) - 1
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))", re.ASCII)
 
 
@@ -86,7 +92,11 @@ class Listen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Socket:
-    """One `.socket`; `service` is the name of the service that gets it."""
+    """One `.socket`; `service` is the name of the service that gets it.
+
+    reuse_port: equal addresses share the work, a socket for each. free_bind: addresses may come
+    later. ipv6_only: "default" leaves it to the kernel. receive_buffer: bytes.
+    """
 
     name: str
     service: str
@@ -94,6 +104,10 @@ class Socket:
     fd_name: str
     mode: int = 0o666
     backlog: int = 4096
+    reuse_port: bool = False
+    free_bind: bool = False
+    ipv6_only: IPv6Only = "default"
+    receive_buffer: int | None = None
     ignored: tuple[str, ...] = ()
 
 
@@ -170,6 +184,19 @@ class _Reader:
             return int(value.rpartition(":")[2], base)
         except ValueError:
             raise UnitError(self.unit, f"{key}={shorten(value, 40)}: not a number") from None
+
+    def flag(self, key: str) -> bool:
+        return self.choice(key, (*_TRUE, *_FALSE), "no") in _TRUE
+
+    def size(self, key: str) -> int | None:
+        value = self.one(key)
+        if value is None:
+            return None
+        match = _SIZE.fullmatch(value)
+        size = int(match[1]) * _SIZE_UNITS[match[2]] if match else 0
+        if not 0 < size <= _MOST_BYTES:
+            raise UnitError(self.unit, f"{key}={shorten(value, 40)}: not a size in bytes")
+        return size
 
     def words(self, key: str, value: str) -> list[str]:
         try:
@@ -295,6 +322,10 @@ def parse_socket(unit: str, text: str) -> Socket:
         fd_name=fd_name,
         mode=0o666 if mode is None else mode,
         backlog=4096 if backlog is None else backlog,
+        reuse_port=reader.flag("ReusePort"),
+        free_bind=reader.flag("FreeBind"),
+        ipv6_only=cast(IPv6Only, reader.choice("BindIPv6Only", get_args(IPv6Only), "default")),
+        receive_buffer=reader.size("ReceiveBuffer"),
         ignored=reader.left(),
     )
 

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from cairn_core.errors import LocalError, Unavailable
+from cairn_core.kit import spawn, units
 from cairn_core.kit.supervise import ask
+from cairn_core.testing.requires import requires
 
 READY = """
 import os, socket, sys, time
@@ -214,6 +216,124 @@ def test_sockets_stay_open_while_the_service_restarts(world: World) -> None:
     first = query()
     ask(world.control, "kill", name="echo", signal=9)
     assert query() != first  # waits in the queue of the socket, is never refused
+
+
+def free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def listening(text: str) -> Iterator[list[socket.socket]]:
+    """The sockets of a `.socket` file."""
+    made = spawn.listen(units.parse_socket("x", f"[Socket]\n{text}"))
+    try:
+        yield made
+    finally:
+        for sock in made:
+            sock.close()
+
+
+def test_equal_addresses_with_reuse_port_share_the_datagrams() -> None:
+    line = f"ListenDatagram=127.0.0.1:{free_udp_port()}\n"
+    with listening(f"{line * 4}ReusePort=yes") as made, contextlib.ExitStack() as clients:
+        assert len({sock.getsockname() for sock in made}) == 1
+        for _ in range(64):  # the kernel spreads senders, by a hash of their port
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            clients.enter_context(client).sendto(b"x", made[0].getsockname())
+        shares = []
+        for sock in made:
+            sock.setblocking(False)
+            shares.append(0)
+            with contextlib.suppress(BlockingIOError):
+                while sock.recv(1):
+                    shares[-1] += 1
+        assert sum(shares) == 64
+        assert min(shares) > 0
+
+
+def test_equal_stream_addresses_need_reuse_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    lines = f"ListenStream=127.0.0.1:{port}\n" * 2
+    with (
+        pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}: Address already"),
+        listening(lines),
+    ):
+        pass
+    with listening(f"{lines}ReusePort=yes") as made:
+        assert len(made) == 2
+
+
+@pytest.mark.parametrize(("setting", "both"), [("both", True), ("ipv6-only", False)])
+def test_ipv6_sockets_take_ipv4_only_where_told(setting: str, both: bool) -> None:
+    port = free_udp_port()
+    with (
+        listening(f"ListenDatagram=[::]:{port}\nBindIPv6Only={setting}") as [sock],
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        client.connect(("127.0.0.1", port))
+        client.send(b"x")
+        if both:
+            sock.settimeout(10)
+            assert sock.recv(1) == b"x"
+        else:  # on loopback the refusal is there before send returns
+            with pytest.raises(ConnectionRefusedError):
+                client.send(b"x")
+
+
+def test_the_receive_buffer_is_as_large_as_told() -> None:
+    text = f"ListenDatagram=127.0.0.1:{free_udp_port()}\nReceiveBuffer=100K"
+    with listening(text) as [sock]:
+        # the kernel doubles it for its own bookkeeping, socket(7)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 200 << 10
+
+
+def test_only_free_binding_takes_addresses_that_are_not_there_yet() -> None:
+    lines = "ListenDatagram=198.51.100.77:5300\nListenStream=[fd01:d::c633:644d]:5300\n"
+    with (
+        pytest.raises(Unavailable, match="Cannot assign requested address"),
+        listening(lines),
+    ):
+        pass
+    with listening(f"{lines}FreeBind=yes") as made:
+        names = {sock.getsockname()[0] for sock in made}
+        assert names == {"198.51.100.77", "fd01:d::c633:644d"}
+
+
+LATE = """
+import socket, subprocess
+from cairn_core.kit import spawn, units
+text = "[Socket]\\nFreeBind=yes\\n" + "".join(
+    f"{kind}={host}:53\\n" for kind in ("ListenStream", "ListenDatagram")
+    for host in ("198.51.100.1", "[fd01:d::c633:6401]")
+)
+made = spawn.listen(units.parse_socket("x", text))
+for command in ("link set lo up", "addr add 198.51.100.1/32 dev lo",
+                "addr add fd01:d::c633:6401/128 dev lo nodad"):
+    subprocess.run(["ip", *command.split()], check=True)
+for sock in made:
+    with socket.socket(sock.family, sock.type) as client:
+        client.settimeout(10)
+        client.connect(sock.getsockname())
+        client.send(b"x")
+        if sock.type == socket.SOCK_STREAM:
+            sock = sock.accept()[0]
+        sock.settimeout(10)
+        print(sock.recv(1).decode(), end="")
+"""
+
+
+@pytest.mark.netns
+def test_a_freely_bound_socket_works_once_its_address_has_come() -> None:
+    requires("root", "ip", "unshare")
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-W", "ignore", "-c", LATE],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("xxxx", "")
 
 
 def test_kill_modes_and_orphans(world: World) -> None:

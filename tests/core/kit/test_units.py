@@ -126,6 +126,44 @@ Accept=no
     assert parse_socket("z", "[Socket]\nListenStream=1").fd_name == "z.socket"
 
 
+def test_options_of_sockets_are_read() -> None:
+    text = """
+[Socket]
+ListenDatagram=198.51.100.1:53
+ListenDatagram=198.51.100.1:53
+ListenStream=[fd01:d::c633:6401]:53
+ReusePort=yes
+FreeBind=true
+BindIPv6Only=ipv6-only
+ReceiveBuffer=4M
+"""
+    made = parse_socket("y", text)
+    twice = Listen("datagram", host="198.51.100.1", port=53)
+    assert made.listens[1:] == (twice, twice)
+    assert (made.reuse_port, made.free_bind, made.ipv6_only) == (True, True, "ipv6-only")
+    assert (made.receive_buffer, made.ignored) == (4 << 20, ())
+    plain = parse_socket("z", "[Socket]\nListenStream=1\nReusePort=off\nFreeBind=0")
+    assert (plain.reuse_port, plain.free_bind) == (False, False)
+    assert (plain.ipv6_only, plain.receive_buffer) == ("default", None)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("ReusePort=maybe", "ReusePort=maybe: expected 1|yes|"),
+        ("FreeBind=2", "FreeBind=2: expected 1|yes|"),
+        ("BindIPv6Only=ipv4-only", "BindIPv6Only=ipv4-only: expected default|both|ipv6-only"),
+        ("ReceiveBuffer=0", "ReceiveBuffer=0: not a size in bytes"),
+        ("ReceiveBuffer=4X", "ReceiveBuffer=4X: not a size in bytes"),
+        ("ReceiveBuffer=2G", "ReceiveBuffer=2G: not a size in bytes"),
+    ],
+)
+def test_a_wrong_option_of_a_socket_says_what(line: str, problem: str) -> None:
+    with pytest.raises(UnitError) as caught:
+        parse_socket("x", f"[Socket]\nListenStream=1\n{line}")
+    assert str(caught.value).startswith(f"unit x: {problem}")
+
+
 @pytest.mark.parametrize("value", ["x", "0", "70000", "1.2.3.4", "[::1]"])
 def test_a_wrong_address_is_refused(value: str) -> None:
     with pytest.raises(UnitError, match="cannot listen on"):
