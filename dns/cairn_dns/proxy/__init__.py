@@ -1,0 +1,1 @@
+"""The DNS forwarder of every host; `daemon` is where to start reading."""
