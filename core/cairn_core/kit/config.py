@@ -58,10 +58,14 @@ class ConfigError(LocalError):
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[C]):
-    """The configuration, and per field where its value came from."""
+    """The configuration, and per field where its value came from.
+
+    ignored: keys of an original's file that say nothing to us.
+    """
 
     config: C
     sources: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """`name = value  # source` per field, secrets hidden, for `--print-config`."""
@@ -125,6 +129,7 @@ def load(
     ignore_prefixes: Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
+    foreign_file: bool = False,
 ) -> Loaded[C]:
     """The configuration of `program`; raises ConfigError for the first wrong setting.
 
@@ -134,18 +139,28 @@ def load(
         weaker, and may hold names that we do not know.
     ignore_prefixes: programs whose name begins like ours (`CAIRN_DNS_PROXY_`).
     flags: field name -> text.
+    foreign_file: the file may be an original's, read as Go reads JSON: keys in any case, null for
+        the default, unknown ones ignored. Unknown keys with an underscore are misspelt ones of
+        ours, for Go's have none, and remain errors.
     """
     known = fields(struct)
     values: dict[str, Any] = {}
     sources = {field.name: "default" for field in known}
+    ignored = []
 
     path = file or Path("/etc/cairn") / f"{program.removeprefix('cairn-')}.json"
     if file is not None or path.exists():
-        by_key = {field.key: field for field in known}
+        by_key = {field.key.lower() if foreign_file else field.key: field for field in known}
         for key, value in _read(path).items():
-            if key not in by_key:
-                raise ConfigError(str(path), f"unknown setting {shorten(key, 60)!r}")
-            field = by_key[key]
+            name = key.lower() if foreign_file else key
+            if name not in by_key:
+                if not foreign_file or "_" in key:
+                    raise ConfigError(str(path), f"unknown setting {shorten(key, 60)!r}")
+                ignored.append(shorten(key, 60))
+                continue
+            if foreign_file and value is None:
+                continue
+            field = by_key[name]
             values[field.key] = _value(field, value, str(path), strict=True)
             sources[field.name] = str(path)
 
@@ -167,10 +182,18 @@ def load(
             flag = field.name.replace("_", "-")
             raise ConfigError(str(path), f"missing required setting {field.key} (flag --{flag})")
     try:
-        return Loaded(msgspec.convert(values, struct), sources)
+        return Loaded(msgspec.convert(values, struct), sources, tuple(ignored))
     except msgspec.ValidationError as error:
         # each value was checked alone: what is left are rules over several of them
-        raise ConfigError("settings", shorten(str(error))) from None
+        problem = shorten(str(error))
+        raise ConfigError(_source_of(problem, known, sources), problem) from None
+
+
+def _source_of(problem: str, known: list[Field], sources: Mapping[str, str]) -> str:
+    """Where the setting comes from that a problem names first, as `key: what is wrong`."""
+    name = problem.partition(":")[0]
+    source = next((sources[x.name] for x in known if name in (x.key, x.name)), "default")
+    return "settings" if source == "default" else source
 
 
 def _environment(

@@ -290,11 +290,13 @@ def main(
     *,
     env_prefixes: Iterable[str] = (),
     ignore_prefixes: Iterable[str] = (),
+    foreign_file: bool = False,
 ) -> int:
     """Run `program` as its command line says; returns the exit code.
 
     build: called inside the loop; what it raises ends the start with one line.
     argv: without the program's name; sys.argv when None.
+    foreign_file: the file may be that of an original, see `config.load`.
     """
     version = package_version("cairn")
     try:
@@ -303,7 +305,16 @@ def main(
         )
         if not isinstance(chosen, dict):
             return int(chosen or 0)  # --help and --version have done their work
-        return _main(program, version, config_type, build, chosen, env_prefixes, ignore_prefixes)
+        return _main(
+            program,
+            version,
+            config_type,
+            build,
+            chosen,
+            env_prefixes,
+            ignore_prefixes,
+            foreign_file,
+        )
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.UsageError as error:
@@ -326,6 +337,7 @@ def _main(
     chosen: dict[str, Any],
     env_prefixes: Iterable[str],
     ignore_prefixes: Iterable[str],
+    foreign_file: bool,
 ) -> int:
     file = chosen.pop("config", None)
     check, show = chosen.pop("check_config"), chosen.pop("print_config")
@@ -339,9 +351,12 @@ def _main(
             env_prefixes=prefixes,
             ignore_prefixes=ignored,
             flags=chosen,
+            foreign_file=foreign_file,
         )
 
     loaded = settings()
+    if loaded.ignored:
+        print(f"{program}: settings ignored: {', '.join(loaded.ignored)}", file=sys.stderr)
     if show:
         with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
             print("\n".join(loaded.lines()), flush=True)
