@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import SSLContext
 from types import TracebackType
 from typing import TypeVar
 
@@ -133,6 +134,7 @@ class HttpClient:
     pool: open connections in all; per_host: to one address; more requests wait their turn.
     unix_socket: talk to this socket whatever the host of the URL.
     headers: sent with every request.
+    ssl: how https is spoken; None verifies with the system's authorities.
     """
 
     total_s: float = 30.0
@@ -141,6 +143,7 @@ class HttpClient:
     per_host: int = 32
     unix_socket: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    ssl: SSLContext | None = None
     _session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "HttpClient":
@@ -151,7 +154,10 @@ class HttpClient:
             )
         else:
             connector = aiohttp.TCPConnector(
-                limit=self.pool, limit_per_host=self.per_host, ttl_dns_cache=10
+                limit=self.pool,
+                limit_per_host=self.per_host,
+                ttl_dns_cache=10,
+                ssl=True if self.ssl is None else self.ssl,
             )
         self._session = aiohttp.ClientSession(
             connector=connector,
