@@ -9,8 +9,11 @@ import heapq
 import json
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any, NamedTuple
+
+from cairn_core.clusterview.view import Snapshot
 
 from .config import DnsConfig
 from .validation import mailbox, valid_name
@@ -192,6 +195,26 @@ def _without_password(url: str) -> str:
     place = rest.rpartition("@")[2] if colon else rest
     hidden = f"{HIDDEN}@" if place != rest else ""
     return f"{scheme}{colon}{hidden}{place}"
+
+
+def nodes(snapshot: Snapshot, heard: float | None) -> list[dict[str, Any]]:
+    """`/v1/nodes` of dcos-net: masters and agents.
+
+    heard: when the cluster was known to be so.  Differs: public addresses are known to nodes only.
+    """
+    updated = rfc3339(heard) if heard is not None else ""
+    found = {row.ip: row.hostname for row in snapshot.agents.values() if row.ip}
+    found |= {row.ip: row.hostname for row in snapshot.masters.values() if row.ip}
+    return [
+        {"private_ip": ip, "public_ips": [], "hostname": hostname, "updated": updated}
+        for ip, hostname in sorted(found.items())
+    ]
+
+
+def rfc3339(seconds: float) -> str:
+    """A time since the epoch for people and programs: `2026-11-27T10:00:00.123Z`."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 # -- everything ------------------------------------------------------------------------------------
