@@ -1,12 +1,21 @@
 """Reasons for names that do not exist, near names, and the command that shows them."""
 
+import asyncio
+from io import StringIO
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from cairn_core.cli import main as cairn
 from cairn_core.clusterview.view import ClusterView, Snapshot
+from cairn_core.kit.http_server import Answer, Handler, HttpServer, Request, Response, Router
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, Row, TaskRow
 from cairn_dns.explain import MAX_DISTANCE, body_of, distance, near_names, nearest, why_not
+from cairn_dns.explain_cli import shown
+from cairn_dns.io_explain import ask
 
 ZONES = ("mesos", "dcos.thisdcos.directory")
 ROWS: list[Row] = [
@@ -104,3 +113,115 @@ def test_any_name_gets_one_sentence(name: str) -> None:
     assert why_not(name, ZONES, snapshot(), known=True)
     assert "\n" not in why_not(f"{name}.mesos", ZONES, snapshot(), known=True)
     body_of(f"{name}.mesos", ZONES)
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+TOLD: dict[str, Any] = {
+    "name": "web.marathon.mesos",
+    "zone": "mesos",
+    "exists": True,
+    "records": [
+        {
+            "type": "A",
+            "value": "10.0.0.11",
+            "ttl": 60,
+            "by": [
+                {
+                    "kind": "task",
+                    "id": "web.1",
+                    "name": "web",
+                    "framework": "marathon",
+                    "agent": "c-S0",
+                    "state": "TASK_RUNNING",
+                    "healthy": False,
+                    "ip_source": "netinfo",
+                }
+            ],
+        }
+    ],
+    "changed": "2026-11-27T10:00:00.000Z",
+    "reason": None,
+    "nearest": [],
+    "source": {"kind": "feed", "master": "10.0.0.1:5050", "age_s": 0.25},
+}
+BY_PROXY = {
+    "name": "web.marathon.mesos",
+    "route": {"kind": "masters", "zone": "mesos", "reason": "asked of the masters"},
+    "servers": [{"address": "10.0.0.1:61053", "asked": True, "dead": False}],
+    "master": TOLD,
+}
+
+
+def printed(told: dict[str, Any]) -> str:
+    written = StringIO()
+    console = Console(width=200, file=written)
+    for part in shown("http://x", told):
+        console.print(part)
+    return written.getvalue()
+
+
+def test_what_people_read() -> None:
+    for told in (TOLD, BY_PROXY):
+        text = printed(told)
+        assert "task web.1 (marathon, on c-S0, TASK_RUNNING, by netinfo, not healthy)" in text
+        assert "known by feed of 10.0.0.1:5050, 0.2 s old" in text
+        assert "changed 2026-11-27T10:00:00.000Z" in text
+    assert "asked of the masters (zone mesos)" in printed(BY_PROXY)
+    assert "no master answered" in printed({**BY_PROXY, "master": None})
+    missing = {"name": "wab.mesos", "reason": "no task 'wab'", "nearest": ["web.mesos"]}
+    assert "no task 'wab'\ndid you mean web.mesos?" in printed(missing)
+
+
+def test_a_name_is_no_command_to_the_terminal() -> None:
+    text = printed({"name": "\x1b[2J[red]x", "reason": "[bold]y"})
+    assert "\x1b[2J" not in text
+    assert "[red]x" in text
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["name", "records", "by", "route", "servers", "master", "source", "age_s"]),
+        inner, max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(list(TOLD) + list(BY_PROXY)), json_values))
+def test_any_answer_can_be_shown(told: dict[str, Any]) -> None:
+    printed(told)
+
+
+async def test_the_command_asks_the_next_server(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    async def answer(request: Request) -> Answer:
+        asked.append(request.params["name"])
+        return Response.json(TOLD)
+
+    router: Router[Handler] = Router()
+    router.add("/v1/explain/{name}", answer)
+    server = HttpServer(router)
+    await server.start(("127.0.0.1", 0))
+    try:
+        url = f"http://127.0.0.1:{server.port}"
+        code = await asyncio.to_thread(
+            cairn, ["dns", "explain", "web.marathon.mesos", "--server", url]
+        )
+        assert code == 0
+        assert asked == ["web.marathon.mesos"]
+        assert "10.0.0.11" in capsys.readouterr().out
+        told = await asyncio.to_thread(ask, ["http://127.0.0.1:1", url], "a/b")
+        assert told == (url, TOLD)
+        assert asked[1:] == ["a/b"]
+        code = await asyncio.to_thread(cairn, ["dns", "explain", "x", "--server", f"{url}/nothing"])
+        assert code == 1
+        assert "is it cairn-dns?" in capsys.readouterr().err
+        assert (
+            await asyncio.to_thread(cairn, ["dns", "explain", "x", "--server", "127.0.0.1:1"]) == 1
+        )
+        assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
+    finally:
+        await server.drain(0)
