@@ -21,6 +21,17 @@ from typing import Any
 
 import pytest
 
+from cairn_core.kit.listeners import Listener
+from cairn_core.mesos.feed_rows import (
+    AgentRow,
+    FrameworkRow,
+    MasterRow,
+    NetworkRow,
+    PortRow,
+    Row,
+    TaskRow,
+)
+from cairn_core.testing.feed_master import FeedMaster
 from cairn_core.testing.requires import requires
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -28,9 +39,14 @@ BIN = Path(sys.executable).parent
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A port that was free a moment ago, for TCP and UDP."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            port = int(sock.getsockname()[1])
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with udp, contextlib.suppress(OSError):
+                udp.bind(("127.0.0.1", port))
+                return port
 
 
 def eventually(what: str, check: Callable[[], Any], timeout_s: float = 30.0) -> Any:
@@ -118,6 +134,12 @@ def port() -> int:
 
 
 @pytest.fixture(scope="session")
+def make_port() -> Callable[[], int]:
+    """`free_port`."""
+    return free_port
+
+
+@pytest.fixture(scope="session")
 def marathon(cluster: Cluster) -> str:
     """A Marathon on the cluster: its `host:port`."""
     port = free_port()
@@ -153,6 +175,94 @@ def _is_empty(group: Path) -> bool:
     return not (group / "cgroup.procs").read_text().strip()
 
 
+@dataclass
+class Names:
+    """A running cairn-dns on 127.0.0.1 and ::1, and the master that it follows."""
+
+    master: FeedMaster
+    port: int
+    process: "subprocess.Popen[bytes]"
+    #: Of the HTTP API, `host:port`.
+    api: str
+
+
+def dns_task(name: str, number: int, agent: int, *addresses: str, ports: int = 1) -> TaskRow:
+    """A running task; without addresses it has those of its agent, and no discovery."""
+    named = tuple(PortRow(80 + n, ("http", "admin")[n], "tcp") for n in range(ports))
+    return TaskRow(
+        f"{name}.{number}", name, "F", f"c1-S{agent}", "TASK_RUNNING",
+        networks=(NetworkRow("dcos", addresses),) if addresses else (),
+        ports=((31000, 31001),),
+        discovery_name=name if addresses else None,
+        discovery_ports=named if addresses else (),
+    )  # fmt: skip
+
+
+DNS_ROWS: list[Row] = [
+    MasterRow("m1", "master1", "127.0.0.1", 5050, leads=True),
+    *(AgentRow(f"c1-S{n}", f"a{n}", f"10.0.0.1{n}") for n in range(4)),
+    AgentRow("c1-S4", "a4", "2001:db8::14"),
+    FrameworkRow("F", "marathon", "10.0.0.21"),
+    dns_task("web", 1, 0, "9.0.0.5", "fd00::5", ports=2),
+    dns_task("web", 2, 1, "9.0.0.6", "fd00::6", ports=2),
+    *(dns_task("many", n, n % 4, f"9.1.0.{n}") for n in range(1, 41)),
+    dns_task("batch", 1, 0),
+    dns_task("six", 1, 4),
+    dns_task("Odd_Name.v1", 1, 2, "9.0.0.7"),
+]
+
+
+@contextlib.contextmanager
+def running_dns(
+    directory: Path, port: int, listener: Listener = ("127.0.0.1", 0), *prefix: str, **settings: Any
+) -> Iterator[Names]:
+    """Start cairn-dns, with a command before it where it has to run elsewhere."""
+    api_port = free_port()
+    with FeedMaster(DNS_ROWS, listener) as master:
+        config = {
+            "masters": [master.address], "listener": ["127.0.0.1", "::1"], "port": port,
+            "httpListener": "127.0.0.1", "httpport": api_port, "SOARefresh": 1,
+            "state_dir": str(directory / "state"), "ReverseDnsOn": True, "processes": 2,
+            "allow_transfer": ["127.0.0.0/8", "::1/128"], **settings,
+        }  # fmt: skip
+        file = directory / "dns.json"
+        file.write_text(json.dumps(config))
+        foreign = ("MESOS_", "MARATHON_", "CAIRN")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        with (directory / "cairn-dns.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*prefix, BIN / "cairn-dns", "--config", file],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+            )  # fmt: skip
+        try:
+            yield Names(master, port, process, f"127.0.0.1:{api_port}")
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def start_dns() -> Callable[..., "contextlib.AbstractContextManager[Names]"]:
+    """`running_dns`."""
+    return running_dns
+
+
+@pytest.fixture(scope="session")
+def make_task() -> Callable[..., TaskRow]:
+    """`dns_task`."""
+    return dns_task
+
+
+@pytest.fixture(scope="session")
+def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
+    """A cairn-dns that knows its cluster; whoever changes the cluster starts one of his own."""
+    with running_dns(tmp_path_factory.mktemp("dns"), free_port()) as found:
+        eventually(
+            "a cluster", lambda: get_json(f"http://{found.api}/v1/hosts/leader.mesos")[0]["ip"]
+        )
+        yield found
+
+
 @pytest.fixture(scope="session")
 def client_python() -> Callable[[str], Path]:
     """Install a client of `clients/` and return the interpreter that has it."""
@@ -172,6 +282,28 @@ def client_python() -> Callable[[str], Path]:
                 _take_sources(pip, folder / "sources.txt", home)
             (home / "complete").touch()
         return python
+
+    return install
+
+
+@pytest.fixture(scope="session")
+def client_module() -> Callable[[str], Path]:
+    """Install a client of `clients/` for Node.js; the folder in which its modules are."""
+
+    def install(name: str) -> Path:
+        if shutil.which("node") is None or shutil.which("npm") is None:
+            # The distribution's npm is 400 packages, so no machine is made to have it.
+            pytest.skip("needs node and npm, which are optional")
+        wanted = (CLIENTS / name / "package.json").read_bytes()
+        digest = hashlib.sha256(wanted).hexdigest()[:12]
+        home = Path(f"/var/tmp/cairn-clients/{name}-{digest}")
+        if not (home / "complete").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir(parents=True)
+            (home / "package.json").write_bytes(wanted)
+            _run("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=home)
+            (home / "complete").touch()
+        return home / "node_modules"
 
     return install
 
