@@ -5,10 +5,14 @@ for a task that is forgotten, so a task goes with its terminal update; and a tas
 removed stays, for its agent may come back without a word about its tasks.  No I/O.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
+from msgspec import Struct
 
+from cairn_core.errors import RemoteError, shorten
+from cairn_core.mesos import codec
 from cairn_core.mesos.feed_rows import (
     TASK,
     AgentRow,
@@ -22,37 +26,121 @@ from cairn_core.mesos.feed_rows import (
 from cairn_core.mesos.operator_api import Agent, Event, Framework, GetState, TaskUpdated
 from cairn_core.mesos.types import AgentID, AgentInfo, MasterInfo, Task, TaskState
 
+from .lenient import Unreadable, decode_lenient
+from .sound import sound
 from .state_json import split_pid
+
+SUBSCRIBED = "SUBSCRIBED"
+
+
+class BadEvent(RemoteError):
+    """An event cannot be read at all.  `kind` is its type, or empty."""
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(f"event {kind or 'without a type'}: {shorten(problem)}")
+        self.kind = kind
+
+
+class _Type(Struct):
+    type: str = ""
+
+
+_type_decoder = msgspec.json.Decoder(_Type)
+
+
+def read_event(record: bytes, skipped: "Counter[str]") -> Event:
+    """An event; what makes no sense in it is left out and counted.  Raises BadEvent."""
+    try:
+        return codec.decode(Event, record)
+    except codec.DecodeError as error:
+        problem = error.problem
+    try:
+        kind = _type_decoder.decode(record).type
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        kind = ""
+    try:
+        return decode_lenient(Event, record, skipped)
+    except Unreadable:
+        raise BadEvent(kind, problem) from None
+
+
+def snapshot_rows(state: GetState, skipped: "Counter[str]") -> list[Row]:
+    """The rows of SUBSCRIBED, without that of a master."""
+    rows: list[Row] = []
+    if state.get_agents is not None:
+        rows += [_agent(agent) for agent in state.get_agents.agents]
+        rows += [_awaited(info) for info in state.get_agents.recovered_agents]
+    if state.get_frameworks is not None:
+        rows += [_framework(one) for one in state.get_frameworks.frameworks]
+    if state.get_tasks is not None:
+        rows += [task_row(task) for task in state.get_tasks.tasks if not task.state.is_terminal]
+    return [sound(row, skipped) for row in rows]
+
+
+def master_row(info: MasterInfo) -> MasterRow:
+    """The row of the master that leads."""
+    ip, port = split_pid(info.pid or "")
+    if info.address is not None and info.address.ip:
+        ip, port = info.address.ip, info.address.port
+    return MasterRow(info.id, info.hostname or "", ip, port or info.port, leads=True)
 
 
 class OperatorTables:
-    """The rows that a stream has told so far."""
+    """The rows that a stream has told so far.
+
+    Invariant: `_tasks_of` has the keys of the tasks in `rows`, by framework.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        #: What made no sense since the last snapshot, by kind.
+        self.skipped: Counter[str] = Counter()
+        self._tasks_of: dict[str, set[str]] = {}
 
-    def begin(self, state: GetState, master: MasterInfo) -> list[Row]:
-        """Start over with the snapshot of SUBSCRIBED; `master` is who sends it."""
-        rows: list[Row] = [_master(master)]
-        if state.get_agents is not None:
-            rows += [_agent(agent) for agent in state.get_agents.agents]
-            rows += [_awaited(info) for info in state.get_agents.recovered_agents]
-        if state.get_frameworks is not None:
-            rows += [_framework(one) for one in state.get_frameworks.frameworks]
-        if state.get_tasks is not None:
-            rows += [task_row(task) for task in state.get_tasks.tasks if not _ended(task)]
-        self.rows = {row.key: row for row in rows}
-        return rows
+    def begin(self, rows: Iterable[Row], skipped: "Counter[str] | None" = None) -> None:
+        """Start over with the rows of a snapshot, and what was left out of it."""
+        self.rows = {}
+        self._tasks_of = {}
+        self.skipped = Counter(skipped or {})
+        for row in rows:
+            self._put(row.key, row)
+
+    def record(self, record: bytes) -> Mapping[str, Row | None]:
+        """What an event in JSON changes; one that cannot be read changes nothing and is counted.
+
+        Raises BadEvent for a snapshot, without which nothing can go on.
+        """
+        try:
+            return self.event(read_event(record, self.skipped))
+        except BadEvent as error:
+            if error.kind == SUBSCRIBED:
+                raise
+            self.skipped["event"] += 1
+            return {}
 
     def event(self, event: Event) -> Mapping[str, Row | None]:
         """What an event changes; nothing for events that have no meaning for rows."""
-        changed = self._changed(event)
+        changed = {
+            key: None if row is None else sound(row, self.skipped)
+            for key, row in self._changed(event).items()
+        }
         for key, row in changed.items():
-            if row is None:
-                self.rows.pop(key, None)
-            else:
-                self.rows[key] = row
+            self._put(key, row)
         return changed
+
+    def _put(self, key: str, row: Row | None) -> None:
+        old = self.rows.pop(key, None)
+        if row is not None:
+            self.rows[key] = row
+        task = row if row is not None else old
+        if isinstance(task, TaskRow):
+            keys = self._tasks_of.setdefault(task.framework_id, set())
+            if row is not None:
+                keys.add(key)
+            else:
+                keys.discard(key)
+                if not keys:
+                    del self._tasks_of[task.framework_id]
 
     def _changed(self, event: Event) -> Mapping[str, Row | None]:
         match event.type:
@@ -87,7 +175,7 @@ class OperatorTables:
             told = task_row(
                 Task(
                     row.name, status.task_id, update.framework_id,
-                    status.agent_id or _agent_id(row), update.state, statuses=(status,),
+                    status.agent_id or AgentID(row.agent_id), update.state, statuses=(status,),
                 )
             )  # fmt: skip
             networks: tuple[NetworkRow, ...] = told.networks
@@ -100,25 +188,13 @@ class OperatorTables:
         return {key: new}
 
     def _framework_removed(self, framework_id: object) -> Mapping[str, Row | None]:
-        prefix = f"{TASK}{framework_id}/"
-        gone: dict[str, Row | None] = dict.fromkeys(k for k in self.rows if k.startswith(prefix))
+        gone: dict[str, Row | None] = dict.fromkeys(self._tasks_of.get(str(framework_id), ()))
         gone[f"framework/{framework_id}"] = None
         return gone
 
 
 def _one(row: Row) -> Mapping[str, Row | None]:
     return {row.key: row}
-
-
-def _ended(task: Task) -> bool:
-    return task.state.is_terminal
-
-
-def _master(info: MasterInfo) -> MasterRow:
-    ip, port = split_pid(info.pid or "")
-    if info.address is not None and info.address.ip:
-        ip, port = info.address.ip, info.address.port
-    return MasterRow(info.id, info.hostname or "", ip, port or info.port, leads=True)
 
 
 def _agent(agent: Agent) -> AgentRow:
@@ -144,7 +220,3 @@ def _framework(one: Framework) -> FrameworkRow:
     info = one.framework_info
     name = info.id.value if info.id is not None else ""
     return FrameworkRow(name, info.name, info.hostname or "", active=one.active)
-
-
-def _agent_id(row: TaskRow) -> AgentID:
-    return AgentID(row.agent_id)

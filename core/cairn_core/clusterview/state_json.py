@@ -1,10 +1,14 @@
 """Rows from the `/state` of a master: the way to learn about a cluster of Apache Mesos.
 
 Reads only the fields of docs and `src/master/http.cpp` that rows need and skips the rest, which
-is most.  No I/O; `io_poll` asks the master.
+is most.  What makes no sense is left out and counted, and takes nothing else with it.  No I/O;
+`io_poll` asks the master.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
@@ -23,12 +27,30 @@ from cairn_core.mesos.feed_rows import (
 )
 from cairn_core.mesos.types import ContainerStatus, DiscoveryInfo, DomainInfo
 
+from .lenient import Unreadable, decode_lenient
+from .sound import MAX_PORT, sound
+
 #: Ranges of ports of one task that are read; more is nothing a scheduler would do.
 MAX_RANGES = 4096
 
 
 class BadState(RemoteError):
-    """The answer is no `/state`."""
+    """The answer is no `/state` of a cluster."""
+
+
+@dataclass(slots=True)
+class Told:
+    """A whole cluster as a master tells it.
+
+    master_id: who speaks. leader: address and port of who leads; ("", 0) when unknown.
+    led: whether the one who speaks leads. skipped: what made no sense, by kind.
+    """
+
+    master_id: str
+    rows: list[Row]
+    leader: tuple[str, int] = ("", 0)
+    led: bool = True
+    skipped: "Counter[str]" = field(default_factory=Counter)
 
 
 class _Label(Struct):
@@ -63,7 +85,7 @@ class _Framework(Struct):
     tasks: list[_Task] = []
 
 
-class _Slave(Struct):
+class _Agent(Struct):
     id: str
     hostname: str = ""
     pid: str | None = None
@@ -75,59 +97,99 @@ class _Slave(Struct):
 class _LeaderInfo(Struct):
     id: str = ""
     hostname: str = ""
+    pid: str = ""
 
 
 class _State(Struct):
     id: str
+    # An answer that lacks one of the two is not the state of an empty cluster.
+    slaves: list[_Agent]
+    frameworks: list[_Framework]
     leader: str | None = None
     leader_info: _LeaderInfo | None = None
     hostname: str = ""
-    slaves: list[_Slave] = []
-    recovered_slaves: list[_Slave] = []
-    frameworks: list[_Framework] = []
+    pid: str = ""
+    recovered_slaves: list[_Agent] = []
 
 
 _decoder = msgspec.json.Decoder(_State, strict=False)
 
 
-def read_state(body: bytes) -> tuple[str, list[Row]]:
-    """The id of the master that speaks, and all rows.  Raises BadState."""
+def read_state(body: bytes) -> Told:
+    """What a `/state` tells.  Raises BadState, also for one that names no leader.
+
+    Differs: the original fails with all of it where a part makes no sense, or ends.
+    """
+    skipped: Counter[str] = Counter()
     try:
         state = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadState(f"state of a master: {shorten(str(error))}") from None
-    return state.id, list(_rows(state))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError):
+        try:
+            state = decode_lenient(_State, body, skipped)
+        except Unreadable as error:
+            raise BadState(f"state of a master: {shorten(error.problem)}") from None
+    # Compat: a master that does not know who leads does not know the cluster either
+    if not state.leader:
+        raise BadState("state of a master: names no leader")
+    leader = _leader(state)
+    return Told(
+        state.id,
+        [sound(row, skipped) for row in _rows(state, leader)],
+        leader,
+        state.leader == state.pid,
+        skipped,
+    )
 
 
 def split_pid(pid: str) -> tuple[str, int]:
     """Address and port of a `name@address:port`; ("", 0) when it is none."""
     _, at, place = pid.rpartition("@")
     address, colon, port = place.rpartition(":")
-    if not at or not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    if not at or not colon or not _is_port(port):
         return "", 0
     return address.removeprefix("[").removesuffix("]"), int(port)
 
 
 def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Ranges of a `[31000-31001, 31005-31005]`; what is no range is left out."""
+    """Ranges of a `[31000-31001, 31005-31005]`; what is no range of ports is left out."""
     ranges = []
     for part in text.strip().removeprefix("[").removesuffix("]").split(",")[:MAX_RANGES]:
         first, _, last = (piece.strip() for piece in part.partition("-"))
         last = last or first
-        if first.isascii() and first.isdigit() and last.isascii() and last.isdigit():
+        if _is_port(first) and _is_port(last):
             ranges.append((int(first), int(last)))
     return tuple(ranges)
 
 
-def _rows(state: _State) -> Iterator[Row]:
-    if state.leader:
-        ip, port = split_pid(state.leader)
-        info = state.leader_info or _LeaderInfo(state.id, state.hostname)
-        yield MasterRow(info.id or state.id, info.hostname, ip, port, leads=True)
-    for slave in state.slaves:
-        yield _agent(slave, recovering=False)
-    for slave in state.recovered_slaves:
-        yield _agent(slave, recovering=True)
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PORT
+
+
+def _leader(state: _State) -> tuple[str, int]:
+    """Address and port of the leader; the address may be a name where nothing better is told."""
+    told = split_pid(state.leader or "")
+    if not _is_address(told[0]) and state.leader_info is not None:
+        info = split_pid(state.leader_info.pid)
+        if _is_address(info[0]):
+            return info
+    return told
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(state: _State, leader: tuple[str, int]) -> Iterator[Row]:
+    info = state.leader_info or _LeaderInfo(state.id, state.hostname)
+    yield MasterRow(info.id or state.id, info.hostname, *leader, leads=True)
+    for agent in state.slaves:
+        yield _agent(agent, recovering=False)
+    for agent in state.recovered_slaves:
+        yield _agent(agent, recovering=True)
     for framework in state.frameworks:
         yield FrameworkRow(
             framework.id, framework.name, framework.hostname or "", framework.pid or "",
@@ -137,11 +199,11 @@ def _rows(state: _State) -> Iterator[Row]:
             yield _task(framework.id, task)
 
 
-def _agent(slave: _Slave, *, recovering: bool) -> AgentRow:
-    ip, port = split_pid(slave.pid or "")
-    domain = slave.domain.fault_domain if slave.domain is not None else None
+def _agent(agent: _Agent, *, recovering: bool) -> AgentRow:
+    ip, port = split_pid(agent.pid or "")
+    domain = agent.domain.fault_domain if agent.domain is not None else None
     return AgentRow(
-        slave.id, slave.hostname, ip, port or slave.port, slave.active, recovering,
+        agent.id, agent.hostname, ip, port or agent.port, agent.active, recovering,
         domain.region.name if domain is not None else "",
         domain.zone.name if domain is not None else "",
     )  # fmt: skip

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cairn_core.clusterview import io_follow
 from cairn_core.clusterview.feed import Delta, FeedBroken, FeedReader
-from cairn_core.clusterview.io_feed import FeedClient, NoFeed
+from cairn_core.clusterview.io_access import MasterAccess
+from cairn_core.clusterview.io_detect import KnownMasters
+from cairn_core.clusterview.io_feed import FeedSource
 from cairn_core.kit import feed as feed_module
 from cairn_core.kit.feed import (
     BadMessage,
@@ -22,6 +25,7 @@ from cairn_core.kit.feed import (
     decode,
     encode,
 )
+from cairn_core.kit.http_client import HttpClient
 from cairn_core.kit.http_server import Handler, HttpServer, Refused, Request, Router, Stream
 from cairn_core.kit.io_feed import FEED_PATH, QUEUE_BYTES, FeedServer
 from cairn_core.mesos import recordio
@@ -213,7 +217,10 @@ class Follower:
     """A client with the table that it shows."""
 
     def __init__(self, *masters: str) -> None:
-        self.client = FeedClient(masters, self.changed, rng=Random(1))
+        self.source = FeedSource(MasterAccess(), self.changed)
+        self.follower = io_follow.Follower(
+            KnownMasters(masters), MasterAccess(), [("feed", self.source)], rng=Random(1)
+        )
         self.shown: dict[str, bytes | None] = {}
         self.deltas = 0
         self._event = asyncio.Event()
@@ -232,7 +239,7 @@ class Follower:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.client.run(self._stop))
+        task = asyncio.create_task(self.follower.run(self._stop))
         try:
             yield
         finally:
@@ -302,9 +309,9 @@ async def test_a_slow_subscriber_fills_no_memory() -> None:
 
 async def test_a_master_without_a_feed_is_told() -> None:
     served = Served(FeedPublisher(1), path="/other")
-    async with served.running() as url:
-        with pytest.raises(NoFeed):
-            await asyncio.wait_for(Follower(url).client.run(asyncio.Event()), 20)
+    async with served.running() as url, HttpClient() as http:
+        with pytest.raises(io_follow.Lacks, match="404"):
+            await Follower(url).source.visit(http, url)
 
 
 @pytest.mark.parametrize(("query", "status"), [("epoch=x", 400), ("seq=-1", 400)])

@@ -1,6 +1,7 @@
 """The operator event stream as a source: a snapshot, events, and a change of masters."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,10 +10,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from cairn_core.clusterview.io_access import MasterAccess
+from cairn_core.clusterview.io_follow import Lacks
 from cairn_core.clusterview.io_source import ClusterSource
-from cairn_core.clusterview.io_stream import NoStream, OperatorStream
-from cairn_core.clusterview.operator_events import OperatorTables
+from cairn_core.clusterview.io_stream import OperatorStream
+from cairn_core.clusterview.operator_events import OperatorTables, master_row, snapshot_rows
+from cairn_core.clusterview.state_json import Told
 from cairn_core.clusterview.view import Changes, Snapshot
+from cairn_core.kit.http_client import HttpClient
 from cairn_core.kit.http_server import (
     Answer,
     Handler,
@@ -85,7 +90,9 @@ def tables() -> OperatorTables:
     first = subscribed().subscribed
     assert first is not None
     assert first.get_state is not None
-    made.begin(first.get_state, MASTER)
+    skipped: Counter[str] = Counter()
+    made.begin([master_row(MASTER), *snapshot_rows(first.get_state, skipped)], skipped)
+    assert not skipped
     return made
 
 
@@ -169,6 +176,9 @@ class Watcher:
         self.snapshot = changes.after
         self._event.set()
 
+    async def told(self, told: Told) -> None:
+        pass
+
     async def until(self, condition: Callable[[Snapshot], object]) -> None:
         async with asyncio.timeout(20):
             while not condition(self.snapshot):
@@ -197,13 +207,14 @@ async def test_a_source_follows_the_stream_of_a_master_without_a_feed(tmp_path: 
         await running
     again = ClusterSource([url], watcher.changed, keep=tmp_path / "kept")
     assert again.restore()
-    assert again.view.snapshot.tasks == {TASK.key: TASK}
+    assert dict(again.view.snapshot.tasks) == {TASK.key: TASK}
     assert not again.in_step
     assert again.age_s() < 20
 
 
 async def test_a_refused_subscription_is_told() -> None:
     async with MesosMaster(refuses=True).running() as url:
-        stream = OperatorStream([url], lambda rows, another: None, lambda rows: None)
-        with pytest.raises(NoStream, match="403"):
-            await asyncio.wait_for(stream.run(asyncio.Event()), 20)
+        stream = OperatorStream(MasterAccess(), Watcher().told, lambda rows: None)
+        async with HttpClient() as http:
+            with pytest.raises(Lacks, match="403"):
+                await stream.visit(http, url)

@@ -56,15 +56,15 @@ def test_tasks_of_agents_that_are_awaited_are_held_after_a_failover(view: Cluste
     changes = view.replace([MASTER, awaited], new_epoch=True)
     assert changes is not None
     assert set(changes.rows) == {AGENT.key}
-    assert view.snapshot.tasks == {TASK.key: TASK}
+    assert dict(view.snapshot.tasks) == {TASK.key: TASK}
     assert view.snapshot.framework("F") == FRAMEWORK
     assert view.held == 2
     # It is back, without the task.
     changes = view.apply({AGENT.key: AGENT})
     assert changes is not None
     assert changes.rows[TASK.key] == (TASK, None)
-    assert view.snapshot.tasks == {}
-    assert view.snapshot.frameworks == {}
+    assert dict(view.snapshot.tasks) == {}
+    assert dict(view.snapshot.frameworks) == {}
     assert view.held == 0
 
 
@@ -85,7 +85,7 @@ def test_a_held_task_that_comes_back_changes_nothing(view: ClusterView) -> None:
 
 def test_tasks_of_agents_that_the_new_master_has_or_gave_up_go_at_once(view: ClusterView) -> None:
     view.replace([MASTER, AGENT, FRAMEWORK], new_epoch=True)
-    assert view.snapshot.tasks == {}
+    assert dict(view.snapshot.tasks) == {}
     view.replace(EVERYTHING)
     view.replace([MASTER], new_epoch=True)
     assert dict(view.snapshot.rows()) == {MASTER.key: MASTER}
@@ -94,7 +94,7 @@ def test_tasks_of_agents_that_the_new_master_has_or_gave_up_go_at_once(view: Clu
 def test_within_an_epoch_nothing_is_held(view: ClusterView) -> None:
     view.apply({AGENT.key: msgspec.structs.replace(AGENT, recovering=True)})
     view.apply({TASK.key: None})
-    assert view.snapshot.tasks == {}
+    assert dict(view.snapshot.tasks) == {}
 
 
 @pytest.mark.parametrize("row", EVERYTHING, ids=lambda row: type(row).__name__)
@@ -109,8 +109,8 @@ def test_rows_of_newer_versions_are_read_and_bad_ones_left_out(view: ClusterView
     with pytest.raises(BadRow, match="task/F/x"):
         decode_row("task/F/x", b"\x92\x01\x02")
     view.apply_values({"task/F/x": b"\x92\x01\x02", AGENT.key: None})
-    assert view.bad_rows == 1
-    assert view.snapshot.agents == {}
+    assert view.skipped == {"task": 1}
+    assert dict(view.snapshot.agents) == {}
 
 
 def test_the_row_of_a_task_comes_from_its_newest_running_status() -> None:
