@@ -6,9 +6,9 @@ Each function raises ValueError with one line that holds the offending value.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import ip_address, ip_network
-from urllib.parse import urlsplit
 
-from cairn_core.errors import shorten
+from cairn_core.clusterview.masters import parse_ensemble
+from cairn_core.errors import LocalError, shorten
 
 from .wire import BadName, wire_name
 
@@ -118,23 +118,17 @@ def networks(texts: Iterable[str]) -> None:
 
 def zookeeper(text: str) -> None:
     """Empty, `zk://[user:pass@]host:port,.../path`, `file:///path` or `host:port`."""
-    if not text:
-        return
-    scheme, colon, _ = text.partition("://")
-    if not colon:
-        split_place(text, None)
-        return
-    url = urlsplit(text)
-    if scheme == "file":
-        if not url.path.startswith("/") or url.netloc:
+    scheme, colon, rest = text.partition("://")
+    if scheme == "file" and colon:
+        if not rest.startswith("/"):
             raise ValueError("file URL without an absolute path")
-        return
-    # what is before an @ may be a password, and is never shown
-    hosts = url.netloc.rpartition("@")[2]
-    if scheme != "zk" or not hosts or not url.path.strip("/"):
-        raise ValueError("expected zk://host:port,.../path, file:///path or host:port")
-    for host in hosts.split(","):
-        split_place(host, 2181)
+    elif colon:
+        try:
+            parse_ensemble(text)
+        except LocalError as error:
+            raise ValueError(str(error).removeprefix("zk: ")) from None
+    elif text:
+        masters(part.strip() for part in text.split(","))
 
 
 def _unique(texts: Iterable[str], read: Callable[[str], tuple[str, int]]) -> list[tuple[str, int]]:

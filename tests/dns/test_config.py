@@ -98,8 +98,8 @@ def test_secrets_are_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[s
     [
         ({"masters": []}, "masters: empty"),
         ({"masters": ["10.0.0.1"]}, "masters: not a host:port: '10.0.0.1'"),
-        ({"zk": "zk://10.0.0.1:2181"}, "zk: expected zk://"),
-        ({"zk": "zk://u:hush@10.0.0.1:0/mesos"}, "zk: port is not within"),
+        ({"zk": "zoo://10.0.0.1:2181/mesos"}, "zk: must begin with zk://"),
+        ({"zk": "zk://u:hush@10.0.0.1:0/mesos"}, "zk: no port from 1 to 65535"),
         ({"zk": "file://etc/x"}, "zk: file URL"),
         ({"listener": "here"}, "listener: not an address: 'here'"),
         ({"listener": []}, "listener: no address"),
