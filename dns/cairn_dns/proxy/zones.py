@@ -57,7 +57,7 @@ class RecordSpec(Struct, forbid_unknown_fields=True, omit_defaults=True):
 class ZoneSpec(Struct, forbid_unknown_fields=True):
     """A whole pushed zone. generation: grows with every change of the zone."""
 
-    generation: Annotated[int, Meta(ge=0, lt=1 << 63)]
+    generation: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     records: Annotated[list[RecordSpec], Meta(max_length=MAX_RECORDS)]
     ttl: Ttl = LOCAL_TTL
 

@@ -3,6 +3,7 @@
 import struct
 
 import dns.message
+import dns.rcode
 import dns.rrset
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def exchange(
     """A query and its reply."""
     query = dns.message.make_query(name, "A", use_edns=0 if edns else None)
     reply = dns.message.make_response(query)
-    reply.set_rcode(rcode)
+    reply.set_rcode(dns.rcode.Rcode(rcode))
     for owner, ttl, kind, value in records:
         reply.answer.append(dns.rrset.from_text(f"{owner}.", ttl, "IN", kind, value))
     if authority is not None:

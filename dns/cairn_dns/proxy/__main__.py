@@ -1,0 +1,5 @@
+"""`python -m cairn_dns.proxy`."""
+
+from .cli import main
+
+raise SystemExit(main())

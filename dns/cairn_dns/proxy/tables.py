@@ -1,0 +1,114 @@
+"""The zones of this host as tables that queries are answered from.
+
+Two of them: `near` for zones whose answers are whole, `far` for those that a CNAME may lead out of
+and for `thisdcos.directory` (see `io_resolver`).  A zone that is replaced costs what changed in
+it; one that is new, gone, or has another TTL has the whole table made anew, in slices.  No I/O.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from cairn_dns.encode import Encoder, ZoneSettings
+from cairn_dns.table import Table, Update
+from cairn_dns.zone import RecordSet
+
+from .routes import DIRECTORY
+from .zones import LocalZone
+
+#: The SOA and NS of all local zones, as dcos-net `dcos_dns.hrl` has them.
+SOA_MNAME = "ns.spartan"
+SOA_RNAME = "support.mesosphere.com"
+REFRESH, RETRY, EXPIRE, MINIMUM = 60, 180, 86400, 1
+
+
+def settings_of(name: str, ttl: int) -> ZoneSettings:
+    """How a local zone is encoded."""
+    return ZoneSettings(
+        domain=name,
+        ttl=ttl,
+        srv_priority=1,
+        srv_weight=1,
+        soa_mname=SOA_MNAME,
+        soa_rname=SOA_RNAME,
+        soa_refresh=REFRESH,
+        soa_retry=RETRY,
+        soa_expire=EXPIRE,
+        soa_minimum=MINIMUM,
+    )
+
+
+class ZoneTable:
+    """Zones and the table of their answers.
+
+    Invariant: when the iterator of a method has ended, and its updates were applied, the table
+    answers for `zones` and for nothing else.
+    """
+
+    def __init__(self) -> None:
+        self.zones: dict[str, LocalZone] = {}
+        self.table = Table()
+        self._records = RecordSet()
+        self._encoder: Encoder | None = None
+
+    def replace(
+        self, put: Iterable[LocalZone], drop: Iterable[str] = (), *, now: float
+    ) -> Iterator[Update]:
+        """Updates that put zones in place of those of the same name, and drop others.
+
+        now: seconds since the epoch; also the serial.
+        """
+        anew = self._encoder is None
+        for name in drop:
+            gone = self.zones.pop(name, None)
+            if gone is not None:
+                self._records.change(gone.records, (), now=now)
+                anew = True
+        for zone in put:
+            old = self.zones.get(zone.name)
+            before = old.records if old is not None else frozenset()
+            self._records.change(before - zone.records, zone.records - before, now=now)
+            self.zones[zone.name] = zone
+            anew = anew or old is None or old.ttl != zone.ttl
+        changed = self._records.take_changed()
+        if anew or self._encoder is None:
+            self._encoder = Encoder([settings_of(z.name, z.ttl) for z in self.zones.values()])
+            yield from self._encoder.whole(self._records, int(now))
+        elif changed:
+            yield from self._encoder.changed(self._records, changed, int(now))
+
+
+class LocalTables:
+    """Both tables, and which zone is in which."""
+
+    def __init__(self) -> None:
+        self.near, self.far = ZoneTable(), ZoneTable()
+
+    @property
+    def zones(self) -> dict[str, LocalZone]:
+        """All zones by name."""
+        return {
+            name: zone
+            for name, zone in (self.near.zones | self.far.zones).items()
+            if name != DIRECTORY
+        }
+
+    def replace(
+        self, put: Iterable[LocalZone], drop: Iterable[str] = (), *, now: float
+    ) -> Iterator[tuple[Table, Update]]:
+        """Updates, each with the table it belongs to.
+
+        A zone that moves between the tables is put into its new one first.
+        """
+        put, gone = list(put), set(drop)
+        near = [zone for zone in put if not zone.leads_away]
+        far = [zone for zone in put if zone.leads_away]
+        if DIRECTORY not in self.far.zones:
+            far.append(LocalZone(DIRECTORY, frozenset()))
+        near_gone = gone | {zone.name for zone in far}
+        far_gone = gone | {zone.name for zone in near}
+        for update in self.far.replace(far, (), now=now):
+            yield self.far.table, update
+        for update in self.near.replace(near, near_gone, now=now):
+            yield self.near.table, update
+        if far_gone & self.far.zones.keys():
+            for update in self.far.replace((), far_gone, now=now):
+                yield self.far.table, update
