@@ -121,6 +121,7 @@ class Proxy:
         hosts = [address for address, _ in self.masters.servers]
         private = [self.config.private_ip] if self.config.private_ip else _own_address(hosts)
         own = built_in(hosts, private, self.config.public_ips)
+        self.zones.foreign = [*self._taken(), *settings.forward_zones(self.config)]
         await self.zones.set_own(own, configured(self.config.zones, self._taken()))
 
     def _masters_changed(self, servers: list[Server]) -> None:

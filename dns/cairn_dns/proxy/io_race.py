@@ -6,6 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Protocol
 
+from cairn_dns.wire import NOERROR
+
+from .ask import rcode_of
+from .message import Malformed, walk
 from .race import AFTERWARDS_S, Race, Servers, ServerState
 from .routes import Server
 
@@ -65,7 +69,10 @@ class Asker:
             if task.cancelled():
                 return
             at, error = loop.time(), task.exception()
-            if error is None:
+            if error is None and not _makes_sense(task.result()):
+                self._observer.silent(state.server, tcp, "Malformed")
+                race.failed(state, at)
+            elif error is None:
                 self._observer.answered(state.server, tcp, at - asked)
                 race.replied(state, task.result(), at)
             else:
@@ -116,6 +123,17 @@ class Asker:
                 task.cancel()
 
         asyncio.get_running_loop().call_later(AFTERWARDS_S, give_up)
+
+
+def _makes_sense(reply: bytes) -> bool:
+    """Whether the records of a reply can be told apart; a failure may come without its question."""
+    try:
+        if reply[4:6] == b"\0\1":
+            for _ in walk(reply):
+                pass
+    except Malformed:
+        return False
+    return reply[4:6] == b"\0\1" or rcode_of(reply) != NOERROR
 
 
 def _set(future: "asyncio.Future[None]") -> None:

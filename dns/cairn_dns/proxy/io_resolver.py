@@ -201,13 +201,12 @@ class Resolver:
         hops: CNAMEs that led here.
         """
         query = ask.query()
-        reply = self._own(query, tcp=True)
-        if reply is not None:
-            message = parse(reply)
-            return build(await self._chase(message, ask, hops)) if leads_away(message) else reply
+        reply = self.near.answer(query, tcp=True)
+        if isinstance(reply, bytes):
+            return reply
         plan = self.routes.plan(ask.question.name)
         if plan.route.kind is Kind.LOCAL:
-            return await self._resolve_renamed(ask, plan, hops)
+            return await self._resolve_local(ask, plan, hops)
         entry = self.cache.find(ask.key(), asyncio.get_running_loop().time())
         if entry is not None:
             end = HEADER_BYTES + len(ask.question.wire)
@@ -218,9 +217,7 @@ class Resolver:
         self._fly(ask, plan, lambda reply: None if answer.done() else answer.set_result(reply))
         return await answer
 
-    async def _resolve_renamed(self, ask: Ask, plan: Plan, hops: int) -> bytes | None:
-        if not plan.renames:
-            return None
+    async def _resolve_local(self, ask: Ask, plan: Plan, hops: int) -> bytes | None:
         try:
             real = rewrite.out(ask.question, plan.renames)
             reply = self._own(ask.about(real.name).query(), tcp=True)

@@ -6,7 +6,7 @@ Work on a large zone is done in slices, between which queries are answered.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from .io_store import Store
 from .tables import LocalTables
@@ -29,6 +29,8 @@ class Zones:
         self.tables = LocalTables()
         self.pushed: dict[str, ZoneSpec] = {}
         self.configured_names: list[str] = []
+        #: Domains of others: a zone above one of them must not answer for it.
+        self.foreign: Sequence[str] = ()
         #: How long the last push of a zone took, seconds, by zone.
         self.push_s: dict[str, float] = {}
         self._store = store
@@ -79,12 +81,13 @@ class Zones:
             records.add(record)
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-        return LocalZone(name, frozenset(records), spec.ttl, spec.generation)
+        return LocalZone.of(name, records, spec.ttl, spec.generation)
 
     async def _put(self, zones: Iterable[LocalZone], gone: Iterable[str] = ()) -> None:
         async with self._turn:
             before = self.tables.zones.keys()
-            for table, update in self.tables.replace(zones, gone, now=time.time()):
+            changes = self.tables.replace(zones, gone, now=time.time(), foreign=self.foreign)
+            for table, update in changes:
                 table.apply(update)
                 await asyncio.sleep(0)
             if before != self.tables.zones.keys():

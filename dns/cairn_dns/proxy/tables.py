@@ -5,7 +5,7 @@ and for `thisdcos.directory` (see `io_resolver`).  A zone that is replaced costs
 it; one that is new, gone, or has another TTL has the whole table made anew, in slices.  No I/O.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from cairn_dns.encode import Encoder, ZoneSettings
 from cairn_dns.table import Table, Update
@@ -92,23 +92,46 @@ class LocalTables:
         }
 
     def replace(
-        self, put: Iterable[LocalZone], drop: Iterable[str] = (), *, now: float
+        self,
+        put: Iterable[LocalZone],
+        drop: Iterable[str] = (),
+        *,
+        now: float,
+        foreign: Sequence[str] = (),
     ) -> Iterator[tuple[Table, Update]]:
         """Updates, each with the table it belongs to.
 
-        A zone that moves between the tables is put into its new one first.
+        foreign: domains that others answer for.  A zone that moves between the tables is put into
+        its new one first.
         """
-        put, gone = list(put), set(drop)
-        near = [zone for zone in put if not zone.leads_away]
-        far = [zone for zone in put if zone.leads_away]
-        if DIRECTORY not in self.far.zones:
-            far.append(LocalZone(DIRECTORY, frozenset()))
-        near_gone = gone | {zone.name for zone in far}
-        far_gone = gone | {zone.name for zone in near}
-        for update in self.far.replace(far, (), now=now):
-            yield self.far.table, update
-        for update in self.near.replace(near, near_gone, now=now):
-            yield self.near.table, update
-        if far_gone & self.far.zones.keys():
-            for update in self.far.replace((), far_gone, now=now):
-                yield self.far.table, update
+        fresh = {zone.name: zone for zone in put}
+        zones = {DIRECTORY: LocalZone(DIRECTORY, frozenset())} | self.zones | fresh
+        for name in set(drop) - fresh.keys():
+            zones.pop(name, None)
+        far = far_names(zones.values(), foreign)
+        for table, names in ((self.far, far), (self.near, zones.keys() - far)):
+            changed = [zones[name] for name in names if zones[name] != table.zones.get(name)]
+            for update in table.replace(changed, (), now=now):
+                yield table.table, update
+        for table, names in ((self.near, zones.keys() - far), (self.far, far)):
+            gone = table.zones.keys() - names
+            for update in table.replace((), gone, now=now) if gone else ():
+                yield table.table, update
+
+
+def far_names(zones: Iterable[LocalZone], foreign: Sequence[str]) -> set[str]:
+    """Zones that must not answer for all below them: something else is there, or beyond.
+
+    O(zones squared), and there are few.
+    """
+    far: set[str] = set()
+    # Those below come first, for what is below decides.
+    for zone in sorted(zones, key=lambda one: -one.name.count(".")):
+        end = "." + zone.name
+        if (
+            zone.name == DIRECTORY
+            or zone.leads_away
+            or any(name.endswith(end) for name in (*foreign, *far))
+        ):
+            far.add(zone.name)
+    return far

@@ -64,17 +64,26 @@ class ZoneSpec(Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class LocalZone:
-    """One zone as it is served. generation: of a pushed one, else 0."""
+    """One zone as it is served.
+
+    generation: of a pushed one, else 0. leads_away: whether an answer may lead out of the zone, so
+    that more has to be looked up; `of` finds it out.
+    """
 
     name: str
     records: frozenset[Record]
     ttl: int = LOCAL_TTL
     generation: int = 0
+    leads_away: bool = False
 
-    @property
-    def leads_away(self) -> bool:
-        """Whether an answer may lead out of the zone, so that more has to be looked up."""
-        return any(kind == CNAME for _, kind, _ in self.records)
+    @classmethod
+    def of(
+        cls, name: str, records: Iterable[Record], ttl: int = LOCAL_TTL, generation: int = 0
+    ) -> "LocalZone":
+        """A zone of these records.  O(records)."""
+        kept = frozenset(records)
+        away = any(kind == CNAME for _, kind, _ in kept)
+        return cls(name, kept, ttl, generation, away)
 
 
 def zone_name(text: str, *, pushed: bool, taken: Iterable[str] = ()) -> str:
@@ -199,7 +208,7 @@ def built_in(
         THIS_NODE: [_host(THIS_NODE, address) for address in private]
         + [_host(f"public.{THIS_NODE}", address) for address in public],
     }
-    return [LocalZone(name, frozenset(records)) for name, records in zones.items()]
+    return [LocalZone.of(name, records) for name, records in zones.items()]
 
 
 def configured(
@@ -210,7 +219,7 @@ def configured(
     for text, specs in zones.items():
         try:
             name = zone_name(text, pushed=False, taken=taken)
-            found.append(LocalZone(name, frozenset(read_records(name, specs))))
+            found.append(LocalZone.of(name, read_records(name, specs)))
         except BadZone as error:
             raise BadZone(f"zones[{shorten(text, 80)!r}].{error}") from None
     return found
