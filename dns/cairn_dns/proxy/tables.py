@@ -18,6 +18,7 @@ from .zones import LocalZone
 SOA_MNAME = "ns.spartan"
 SOA_RNAME = "support.mesosphere.com"
 REFRESH, RETRY, EXPIRE, MINIMUM = 60, 180, 86400, 1
+NS_TTL = 3600
 
 
 def settings_of(name: str, ttl: int) -> ZoneSettings:
@@ -33,6 +34,7 @@ def settings_of(name: str, ttl: int) -> ZoneSettings:
         soa_retry=RETRY,
         soa_expire=EXPIRE,
         soa_minimum=MINIMUM,
+        nameserver_ttl=NS_TTL,
     )
 
 

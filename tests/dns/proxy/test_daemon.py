@@ -501,10 +501,10 @@ async def test_nonsense_over_udp_and_tcp_changes_nothing(tmp_path: Path) -> None
         valid = dns.message.make_query("www.example", "A", use_edns=0).to_wire()
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             for number in range(300):
-                data = bytearray(valid if number % 2 else os.urandom(number % 90))
-                if data:
-                    data[os.urandom(1)[0] % len(data)] ^= os.urandom(1)[0]
-                sock.sendto(data, ("127.0.0.1", proxy.port))
+                noise = bytearray(valid if number % 2 else os.urandom(number % 90))
+                if noise:
+                    noise[os.urandom(1)[0] % len(noise)] ^= os.urandom(1)[0]
+                sock.sendto(noise, ("127.0.0.1", proxy.port))
         for data in (b"\0\5hello", b"\xff\xff", b"\0\0", valid, os.urandom(100)):
             reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
             writer.write(data)
