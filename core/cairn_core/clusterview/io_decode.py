@@ -8,6 +8,7 @@ Run as a program this module is that process.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec import Struct
 
-from cairn_core.errors import RemoteError, Unavailable, cause
+from cairn_core.errors import RemoteError, Unavailable, cause, shorten
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow
 
 from .operator_events import SUBSCRIBED, BadEvent, read_event, snapshot_rows
@@ -72,7 +73,7 @@ def read_subscribed(record: bytes) -> Told:
     event = read_event(record, skipped)
     state = event.subscribed.get_state if event.subscribed is not None else None
     if event.type != SUBSCRIBED or state is None:
-        raise BadEvent(event.type, "the stream begins with no state")
+        raise BadEvent(f"event: the stream begins with {shorten(event.type)!r} and no state")
     return Told("", snapshot_rows(state, skipped), skipped=skipped)
 
 
@@ -183,6 +184,7 @@ def main(kind: str, source: BinaryIO, out: BinaryIO) -> None:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
+    gc.disable()  # everything lives until the end
     with contextlib.suppress(BrokenPipeError):
         main(sys.argv[1], sys.stdin.buffer, sys.stdout.buffer)
         sys.stdout.buffer.flush()

@@ -84,38 +84,40 @@ class KeptFile:
         with self._writing:
             self._owed.update(changed)
             try:
-                appended = self._end - self._base
-                if not self._end or appended > max(self._base, MIN_JOURNAL_BYTES):
+                if not self._end or self._is_outgrown() or not self._append(wall):
                     self._write_anew(snapshot, wall)
-                else:
-                    self._append(wall)
             except OSError as error:
                 self._tell(cause(error))
                 return
             self._owed.clear()
             self._tell("")
 
-    def _append(self, wall: float) -> None:
+    def _is_outgrown(self) -> bool:
+        return self._end - self._base > max(self._base, MIN_JOURNAL_BYTES)
+
+    def _append(self, wall: float) -> bool:
+        """Append what is owed; False when the file is not ours any more."""
         rows = ((key, _encoded(row)) for key, row in self._owed.items())
         data = b"".join(encode_batch(rows, wall))
         try:
-            with self._path.open("r+b") as file:
-                if os.fstat(file.fileno()).st_size < self._end:
-                    raise FileNotFoundError("it was cut off")
-                try:
-                    file.truncate(self._end)
-                    file.seek(self._end)
-                    file.write(data)
-                    file.flush()
-                    os.fdatasync(file.fileno())
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        os.ftruncate(file.fileno(), self._end)
-                    raise
+            file = self._path.open("r+b")
         except FileNotFoundError:
-            self._end = 0
-            raise
+            return False
+        with file:
+            if os.fstat(file.fileno()).st_size < self._end:
+                return False
+            try:
+                file.truncate(self._end)
+                file.seek(self._end)
+                file.write(data)
+                file.flush()
+                os.fdatasync(file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file.fileno(), self._end)
+                raise
         self._end += len(data)
+        return True
 
     def _write_anew(self, snapshot: Snapshot, wall: float) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ from .io_kept import KeptFile
 from .io_poll import StatePoller
 from .io_stream import OperatorStream
 from .state_json import Told
-from .view import Changes, ClusterView, Replacement
+from .view import STEP_ROWS, Changes, ClusterView, Replacement
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +167,10 @@ class ClusterSource:
         if kind == "poll":
             self._poll_skipped = told.skipped
         self._speaks(kind, replacement.finish(new_epoch=another))
+        # Giving back the memory of many rows takes its time too.
+        while told.rows:
+            del told.rows[-STEP_ROWS:]
+            await asyncio.sleep(0)
 
     def _on_changed(self, rows: Mapping[str, Row | None]) -> None:
         self._tell(self.view.apply(rows))

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from msgspec import Struct
 
 from cairn_core.errors import RemoteError, shorten
 from cairn_core.mesos import codec
@@ -34,18 +33,7 @@ SUBSCRIBED = "SUBSCRIBED"
 
 
 class BadEvent(RemoteError):
-    """An event cannot be read at all.  `kind` is its type, or empty."""
-
-    def __init__(self, kind: str, problem: str) -> None:
-        super().__init__(f"event {kind or 'without a type'}: {shorten(problem)}")
-        self.kind = kind
-
-
-class _Type(Struct):
-    type: str = ""
-
-
-_type_decoder = msgspec.json.Decoder(_Type)
+    """An event cannot be read at all."""
 
 
 def read_event(record: bytes, skipped: "Counter[str]") -> Event:
@@ -55,13 +43,9 @@ def read_event(record: bytes, skipped: "Counter[str]") -> Event:
     except codec.DecodeError as error:
         problem = error.problem
     try:
-        kind = _type_decoder.decode(record).type
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        kind = ""
-    try:
         return decode_lenient(Event, record, skipped)
     except Unreadable:
-        raise BadEvent(kind, problem) from None
+        raise BadEvent(f"event: {shorten(problem)}") from None
 
 
 def snapshot_rows(state: GetState, skipped: "Counter[str]") -> list[Row]:
@@ -106,15 +90,10 @@ class OperatorTables:
             self._put(row.key, row)
 
     def record(self, record: bytes) -> Mapping[str, Row | None]:
-        """What an event in JSON changes; one that cannot be read changes nothing and is counted.
-
-        Raises BadEvent for a snapshot, without which nothing can go on.
-        """
+        """What an event in JSON changes; one that cannot be read changes nothing and is counted."""
         try:
             return self.event(read_event(record, self.skipped))
-        except BadEvent as error:
-            if error.kind == SUBSCRIBED:
-                raise
+        except BadEvent:
             self.skipped["event"] += 1
             return {}
 

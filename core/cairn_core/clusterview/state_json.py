@@ -25,7 +25,7 @@ from cairn_core.mesos.feed_rows import (
     Row,
     TaskRow,
 )
-from cairn_core.mesos.types import ContainerStatus, DiscoveryInfo, DomainInfo
+from cairn_core.mesos.types import DomainInfo
 
 from .lenient import Unreadable, decode_lenient
 from .sound import MAX_PORT, sound
@@ -53,30 +53,77 @@ class Told:
     skipped: "Counter[str]" = field(default_factory=Counter)
 
 
-class _Label(Struct):
+class _Label(Struct, gc=False):
     key: str = ""
     value: str | None = None
 
 
-class _Status(Struct):
+class _Labels(Struct, gc=False):
+    labels: list[_Label] = []
+
+
+class _Address(Struct, gc=False):
+    ip_address: str | None = None
+
+
+class _PortMapping(Struct, gc=False):
+    host_port: int
+    container_port: int
+    protocol: str | None = None
+
+
+class _Network(Struct, gc=False):
+    name: str | None = None
+    ip_addresses: list[_Address] = []
+    #: Of masters before 0.26.
+    ip_address: str | None = None
+    port_mappings: list[_PortMapping] = []
+
+
+class _Container(Struct, gc=False):
+    network_infos: list[_Network] = []
+
+
+class _Status(Struct, gc=False):
     state: str
     timestamp: float = -1.0
     labels: list[_Label] = []
-    container_status: ContainerStatus | None = None
+    container_status: _Container | None = None
     healthy: bool | None = None
 
 
-class _Task(Struct):
+class _Port(Struct, gc=False):
+    number: int
+    name: str | None = None
+    protocol: str | None = None
+    labels: _Labels | None = None
+
+
+class _Ports(Struct, gc=False):
+    ports: list[_Port] = []
+
+
+class _Discovery(Struct, gc=False):
+    name: str | None = None
+    ports: _Ports | None = None
+
+
+class _Resources(Struct, gc=False):
+    #: A text of ranges; a master that says anything else has its reason.
+    ports: Any = None
+
+
+class _Task(Struct, gc=False):
     id: str
     name: str
     slave_id: str
     state: str
-    resources: dict[str, Any] = {}
+    resources: _Resources | None = None
     statuses: list[_Status] = []
-    discovery: DiscoveryInfo | None = None
+    discovery: _Discovery | None = None
 
 
-class _Framework(Struct):
+class _Framework(Struct, gc=False):
     id: str
     name: str
     hostname: str | None = None
@@ -85,7 +132,7 @@ class _Framework(Struct):
     tasks: list[_Task] = []
 
 
-class _Agent(Struct):
+class _Agent(Struct, gc=False):
     id: str
     hostname: str = ""
     pid: str | None = None
@@ -94,13 +141,13 @@ class _Agent(Struct):
     domain: DomainInfo | None = None
 
 
-class _LeaderInfo(Struct):
+class _LeaderInfo(Struct, gc=False):
     id: str = ""
     hostname: str = ""
     pid: str = ""
 
 
-class _State(Struct):
+class _State(Struct, gc=False):
     id: str
     # An answer that lacks one of the two is not the state of an empty cluster.
     slaves: list[_Agent]
@@ -213,7 +260,8 @@ def _task(framework_id: str, task: _Task) -> TaskRow:
     running = [status for status in task.statuses if status.state == "TASK_RUNNING"]
     status = max(running, key=lambda one: one.timestamp, default=None)
     container = status.container_status if status is not None else None
-    ports = task.resources.get("ports")
+    labels = status.labels if status is not None else ()
+    ports = task.resources.ports if task.resources is not None else None
     discovery = task.discovery
     return TaskRow(
         task.id,
@@ -221,32 +269,36 @@ def _task(framework_id: str, task: _Task) -> TaskRow:
         framework_id,
         task.slave_id,
         task.state,
-        tuple(
-            NetworkRow(
-                info.name or "",
-                tuple(one.ip_address for one in info.ip_addresses if one.ip_address),
-                tuple(
-                    (m.host_port, m.container_port, m.protocol or "") for m in info.port_mappings
-                ),
-            )
-            for info in (container.network_infos if container is not None else ())
-        ),
+        tuple(map(_network, container.network_infos)) if container is not None else (),
         tuple(
             (source, label.value)
             for source, key in ADDRESS_LABELS.items()
-            for label in (status.labels if status is not None else ())
+            for label in labels
             if label.key == key and label.value
         ),
         parse_ranges(ports) if isinstance(ports, str) else (),
         (discovery.name or "") if discovery is not None else None,
-        tuple(
-            PortRow(
-                port.number,
-                port.name or "",
-                port.protocol or "",
-                tuple((x.key, x.value or "") for x in (port.labels.labels if port.labels else ())),
-            )
-            for port in (discovery.ports.ports if discovery and discovery.ports else ())
-        ),
+        tuple(map(_port, discovery.ports.ports)) if discovery and discovery.ports else (),
         status.healthy if status is not None else None,
+    )
+
+
+def _network(info: _Network) -> NetworkRow:
+    addresses = tuple(one.ip_address for one in info.ip_addresses if one.ip_address)
+    if not info.ip_addresses and info.ip_address:
+        addresses = (info.ip_address,)
+    return NetworkRow(
+        info.name or "",
+        addresses,
+        tuple((m.host_port, m.container_port, m.protocol or "") for m in info.port_mappings),
+    )
+
+
+def _port(port: _Port) -> PortRow:
+    labels = port.labels.labels if port.labels is not None else ()
+    return PortRow(
+        port.number,
+        port.name or "",
+        port.protocol or "",
+        tuple((x.key, x.value or "") for x in labels),
     )

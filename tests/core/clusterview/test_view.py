@@ -1,9 +1,13 @@
 """Snapshots share what did not change, and hold what a new master cannot know yet."""
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cairn_core.clusterview.view import ClusterView
+from cairn_core.clusterview.view import ClusterView, Replacement
 from cairn_core.mesos.codec import decode
 from cairn_core.mesos.feed_rows import (
     AgentRow,
@@ -145,3 +149,124 @@ def test_the_row_of_a_task_comes_from_its_newest_running_status() -> None:
         (PortRow(80, "http", "tcp", (("VIP_0", "/web:80"),)),),
         True,
     )
+
+
+class SlowView:
+    """The same rules in the plainest form: everything is looked at with each change."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.held: dict[str, TaskRow | FrameworkRow] = {}
+
+    def apply(self, rows: Mapping[str, Row | None], *, new_epoch: bool) -> None:
+        for key, row in rows.items():
+            old = self.rows.pop(key, None)
+            if row is not None:
+                self.rows[key] = row
+                self.held.pop(key, None)
+            elif new_epoch and isinstance(old, TaskRow | FrameworkRow):
+                self.held[key] = old
+        self.held = {
+            key: row
+            for key, row in self.held.items()
+            if isinstance(row, TaskRow) and self.awaits(row.agent_id)
+        } | {
+            key: row
+            for key, row in self.held.items()
+            if isinstance(row, FrameworkRow)
+            and any(
+                isinstance(one, TaskRow)
+                and one.framework_id == row.id
+                and self.awaits(one.agent_id)
+                for one in self.held.values()
+            )
+        }
+
+    def replace(self, rows: Iterable[Row], *, new_epoch: bool) -> None:
+        self.apply(dict.fromkeys(self.rows) | {row.key: row for row in rows}, new_epoch=new_epoch)
+
+    def awaits(self, agent_id: str) -> bool:
+        agent = self.rows.get(f"agent/{agent_id}")
+        return isinstance(agent, AgentRow) and agent.recovering
+
+    def shown(self) -> dict[str, Row]:
+        return self.held | self.rows
+
+
+ROWS = st.one_of(
+    st.builds(lambda n, up: AgentRow(n, "h", "10.0.0.1", recovering=up),
+              st.sampled_from(["S0", "S1"]), st.booleans()),
+    st.builds(lambda n, active: FrameworkRow(n, "f", active=active),
+              st.sampled_from(["F0", "F1"]), st.booleans()),
+    st.builds(lambda n, f, a, s: TaskRow(n, n, f, a, s), st.sampled_from(["t0", "t1", "t2"]),
+              st.sampled_from(["F0", "F1"]), st.sampled_from(["S0", "S1"]),
+              st.sampled_from(["TASK_STAGING", "TASK_RUNNING"])),
+    st.builds(lambda leads: MasterRow("m", "m", "10.0.0.9", leads=leads), st.booleans()),
+)  # fmt: skip
+STEPS = st.lists(
+    st.tuples(st.booleans(), st.booleans(), st.lists(st.tuples(ROWS, st.booleans()), max_size=8)),
+    max_size=12,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_the_view_shows_what_plain_rules_say(
+    steps: list[tuple[bool, bool, list[tuple[Row, bool]]]],
+) -> None:
+    view, slow = ClusterView(), SlowView()
+    shown: dict[str, Row] = {}
+    for whole, new_epoch, rows in steps:
+        if whole:
+            table = {row.key: row for row, _ in rows}.values()
+            changes = view.replace(table, new_epoch=new_epoch)
+            slow.replace(table, new_epoch=new_epoch)
+        else:
+            some = {row.key: row if there else None for row, there in rows}
+            changes = view.apply(some, new_epoch=new_epoch)
+            slow.apply(some, new_epoch=new_epoch)
+        for key, (before, after) in (changes.rows if changes is not None else {}).items():
+            assert shown.get(key) == before != after
+            if after is None:
+                del shown[key]
+            else:
+                shown[key] = after
+        assert shown == dict(view.snapshot.rows()) == slow.shown()
+        assert view.held == len(slow.held)
+
+
+def test_a_change_does_not_copy_what_stays() -> None:
+    view = ClusterView()
+    view.replace([msgspec.structs.replace(TASK, id=f"t{i}") for i in range(5000)])
+    before = view.snapshot
+    changes = view.apply({TASK.key: TASK})
+    assert changes is not None
+    assert changes.rows == {TASK.key: (None, TASK)}
+    assert before.row(TASK.key) is None
+    assert view.snapshot.row(TASK.key) is TASK
+    assert view.snapshot.agents is before.agents
+    assert view.snapshot.size == before.size + 1
+
+
+def test_a_table_is_compared_in_steps(view: ClusterView) -> None:
+    table: list[Row] = [
+        MASTER,
+        AGENT,
+        *(msgspec.structs.replace(TASK, id=str(i)) for i in range(1200)),
+    ]
+    replacement = Replacement(view, table)
+    assert sum(1 for _ in replacement.steps()) == 2
+    changes = replacement.finish()
+    assert changes is not None
+    assert len(changes.rows) == 1200 + 2
+    assert dict(view.snapshot.rows()) == {row.key: row for row in table}
+
+
+def test_a_table_compared_with_a_view_that_changed_meanwhile_still_replaces_it(
+    view: ClusterView,
+) -> None:
+    replacement = Replacement(view, EVERYTHING)
+    for _ in replacement.steps():
+        pass
+    view.apply({"task/F/other": msgspec.structs.replace(TASK, id="other"), AGENT.key: None})
+    replacement.finish()
+    assert dict(view.snapshot.rows()) == {row.key: row for row in EVERYTHING}
