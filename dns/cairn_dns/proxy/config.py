@@ -208,7 +208,11 @@ Loadbalance = Literal["round_robin", "random", "none"]
 
 
 def loadbalance(config: ProxyConfig) -> Loadbalance:
-    """Order of answers.  # Compat: whatever the original does not know means none."""
+    """Order of answers.
+
+    # Compat: whatever the original does not know means none.  `random` turns answers as
+    # `round_robin` does: the turn depends on the id of the query, which is random.
+    """
     match config.loadbalance:
         case "round_robin":
             return "round_robin"

@@ -54,7 +54,9 @@ class Proxy:
     def __init__(self, config: ProxyConfig) -> None:
         self.config = config
         self.store = Store(Path(config.state_dir))
-        self.zones = Zones(self.store, self._zones_changed)
+        self.zones = Zones(
+            self.store, self._zones_changed, turning=settings.loadbalance(config) != "none"
+        )
         self.masters = MasterList(config, os.environ, self._masters_changed)
         self.metrics = ForwardMetrics()
         self.metrics.registry.register(ZoneCollector(self._zone_sizes, lambda: self.zones.push_s))

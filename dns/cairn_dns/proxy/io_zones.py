@@ -25,8 +25,10 @@ class Zones:
     Invariant: a pushed zone is on disk before it is served.
     """
 
-    def __init__(self, store: Store, changed: Callable[[list[str]], None]) -> None:
-        self.tables = LocalTables()
+    def __init__(
+        self, store: Store, changed: Callable[[list[str]], None], *, turning: bool = True
+    ) -> None:
+        self.tables = LocalTables(turning=turning)
         self.pushed: dict[str, ZoneSpec] = {}
         self.configured_names: list[str] = []
         #: Domains of others: a zone above one of them must not answer for it.

@@ -7,6 +7,8 @@ it; one that is new, gone, or has another TTL has the whole table made anew, in 
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from cairn_dns.encode import Encoder, ZoneSettings
 from cairn_dns.table import Table, Update
 from cairn_dns.zone import RecordSet
@@ -43,9 +45,12 @@ class ZoneTable:
 
     Invariant: when the iterator of a method has ended, and its updates were applied, the table
     answers for `zones` and for nothing else.
+
+    turning: whether answers are given in different orders in turn, or always in the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, turning: bool = True) -> None:
+        self._turning = turning
         self.zones: dict[str, LocalZone] = {}
         self.table = Table()
         self._records = RecordSet()
@@ -73,16 +78,28 @@ class ZoneTable:
         changed = self._records.take_changed()
         if anew or self._encoder is None:
             self._encoder = Encoder([settings_of(z.name, z.ttl) for z in self.zones.values()])
-            yield from self._encoder.whole(self._records, int(now))
+            updates = self._encoder.whole(self._records, int(now))
         elif changed:
-            yield from self._encoder.changed(self._records, changed, int(now))
+            updates = self._encoder.changed(self._records, changed, int(now))
+        else:
+            return
+        yield from updates if self._turning else map(_first_orders, updates)
+
+
+def _first_orders(update: Update) -> Update:
+    """The same with the first order of each answer alone."""
+    put: list[tuple[bytes, bytes | tuple[bytes, ...]]] = [
+        (question, entry[0] if isinstance(entry, tuple) else entry)
+        for question, entry in update.put
+    ]
+    return replace(update, put=put)
 
 
 class LocalTables:
-    """Both tables, and which zone is in which."""
+    """Both tables, and which zone is in which. turning: see `ZoneTable`."""
 
-    def __init__(self) -> None:
-        self.near, self.far = ZoneTable(), ZoneTable()
+    def __init__(self, *, turning: bool = True) -> None:
+        self.near, self.far = ZoneTable(turning=turning), ZoneTable(turning=turning)
 
     @property
     def zones(self) -> dict[str, LocalZone]:
