@@ -69,11 +69,11 @@ class OperatorStream:
         subscribed = False
         async for record in reply.records(MAX_BYTES):
             if subscribed:
+                self.heard_at = asyncio.get_running_loop().time()
                 self._collect(self.tables.record(record))
             else:
                 await self._begin(http, url, record)
                 subscribed = True
-            self.heard_at = asyncio.get_running_loop().time()
 
     async def _begin(self, http: HttpClient, url: str, record: bytes) -> None:
         try:
@@ -85,6 +85,7 @@ class OperatorStream:
         told.rows.insert(0, master_row(info))
         self.tables.begin(told.rows, told.skipped)
         log.info("operator stream open at=%s rows=%d", url, len(told.rows))
+        self.heard_at = asyncio.get_running_loop().time()
         await self._whole(told)
 
     async def _leader(self, http: HttpClient, url: str) -> MasterInfo:

@@ -283,6 +283,8 @@ class HttpClient:
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_s),
                 )
+        except aiohttp.ClientConnectorCertificateError as error:  # a ValueError too
+            raise CannotConnect(url, cause(error.certificate_error)) from None
         except (aiohttp.InvalidURL, ValueError) as error:
             raise BadReply(url, shorten(str(error))) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
