@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from cairn_core.errors import LocalError, cause
+from cairn_core.errors import LocalError, cause, shorten
 from cairn_core.kit.http_client import HttpClient
 
 from .io_iam import IamLogin, read_iam_file
@@ -125,5 +125,7 @@ def _context(ca_file: str, cert_file: str, key_file: str) -> ssl.SSLContext:
 def _load(name: str, file: str, load: Callable[[], None]) -> None:
     try:
         load()
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+    except ssl.SSLError as error:  # its numbers are not those of the system
+        raise LocalError(f"{name}: {file}: {shorten(str(error))}") from None
+    except (OSError, ValueError) as error:
         raise LocalError(f"{name}: {file}: {cause(error)}") from None

@@ -284,7 +284,7 @@ class HttpClient:
                     timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_s),
                 )
         except aiohttp.ClientConnectorCertificateError as error:  # a ValueError too
-            raise CannotConnect(url, cause(error.certificate_error)) from None
+            raise CannotConnect(url, _reason(error, idle_s)) from None
         except (aiohttp.InvalidURL, ValueError) as error:
             raise BadReply(url, shorten(str(error))) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -307,4 +307,9 @@ def _reason(error: BaseException, idle_s: float | None) -> str:
         return str(error) or (f"silent for {idle_s:g} s" if idle_s is not None else "timed out")
     if isinstance(error, aiohttp.ClientPayloadError):
         return "cut off in the middle"  # the library's text speaks of encodings and a status 400
+    # Errors of TLS carry numbers that are not those of the system.
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return shorten(str(error.certificate_error))
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return shorten(str(error.os_error))
     return cause(error)

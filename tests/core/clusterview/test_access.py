@@ -198,6 +198,7 @@ async def test_answers_of_the_identity_service_that_are_no_token(
         ({"key_file": "x"}, "certFile and keyFile"),
         ({"ca_file": "/does/not/exist"}, "caCertFile: /does/not/exist: No such file"),
         ({"cert_file": "/a", "key_file": "/b"}, "certFile: /a: No such file"),
+        ({"ca_file": __file__}, "(?i)caCertFile: .*certificate"),
         ({"authentication": "kerberos"}, "mesosAuthentication: 'kerberos'"),
         ({"authentication": "basic"}, "mesosCredentials"),
         ({"authentication": "basic", "principal": "a:b"}, "mesosCredentials"),
