@@ -176,9 +176,9 @@ def read_state(body: bytes) -> Told:
         except Unreadable as error:
             raise BadState(f"state of a master: {shorten(error.problem)}") from None
     # Compat: a master that does not know who leads does not know the cluster either
-    if not state.leader:
-        raise BadState("state of a master: names no leader")
     leader = _leader(state)
+    if not leader[0]:
+        raise BadState("state of a master: names no leader")
     return Told(
         state.id,
         [sound(row, skipped) for row in _rows(state, leader)],
@@ -192,7 +192,7 @@ def split_pid(pid: str) -> tuple[str, int]:
     """Address and port of a `name@address:port`; ("", 0) when it is none."""
     _, at, place = pid.rpartition("@")
     address, colon, port = place.rpartition(":")
-    if not at or not colon or not _is_port(port):
+    if not at or not colon or not address or not _is_port(port):
         return "", 0
     return address.removeprefix("[").removesuffix("]"), int(port)
 
@@ -215,7 +215,7 @@ def _is_port(text: str) -> bool:
 def _leader(state: _State) -> tuple[str, int]:
     """Address and port of the leader; the address may be a name where nothing better is told."""
     told = split_pid(state.leader or "")
-    if not _is_address(told[0]) and state.leader_info is not None:
+    if told[0] and not _is_address(told[0]) and state.leader_info is not None:
         info = split_pid(state.leader_info.pid)
         if _is_address(info[0]):
             return info
