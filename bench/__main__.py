@@ -1,4 +1,4 @@
-"""Run a benchmark: `python -m bench --list | NAME [--quick]`.
+"""Run a benchmark: `python -m bench --list | NAME [--quick] [--mesos-dns PATH]`.
 
 Prints one JSON object per result. Exit 0 whatever the figures, 2 where it could not run, with one
 line on standard error that says why.
@@ -6,13 +6,16 @@ line on standard error that says why.
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 
 import bench
 from bench.report import CannotRun
 
-NOT_BENCHMARKS = {"__main__", "report", "runc"}
+NOT_BENCHMARKS = {
+    "__main__", "dns_client", "dns_cluster", "dns_master", "dns_servers", "report", "runc",
+}  # fmt: skip
 
 
 def names() -> list[str]:
@@ -27,7 +30,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", help="which one; --list names them")
     parser.add_argument("--list", action="store_true", help="name the benchmarks")
     parser.add_argument("--quick", action="store_true", help="smaller sizes, under 30 s")
+    parser.add_argument(
+        "--mesos-dns", metavar="PATH", default=os.environ.get("MESOS_DNS_BINARY"),
+        help="program of the original, a peer of the benchmarks of DNS [MESOS_DNS_BINARY]",
+    )  # fmt: skip
     options = parser.parse_args(argv)
+    if options.mesos_dns:
+        os.environ["MESOS_DNS_BINARY"] = os.path.abspath(options.mesos_dns)
     if options.list:
         for name in names():
             doc = importlib.import_module(f"bench.{name}").__doc__ or ""

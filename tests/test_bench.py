@@ -22,6 +22,7 @@ def test_every_benchmark_is_listed_with_what_it_measures() -> None:
     listed = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     modules = {p.stem for p in (ROOT / "bench").glob("*.py")}
     modules -= {"__init__", "__main__", "report", "runc"}
+    modules -= {"dns_client", "dns_cluster", "dns_master", "dns_servers"}
     assert set(listed) == modules
     assert all(len(words) > 2 for words in listed.values())
 
@@ -57,3 +58,28 @@ def test_a_result_is_one_line_of_json() -> None:
         "n": 5,
         "peer": None,
     }
+
+
+def test_the_cluster_of_the_dns_benchmarks_is_the_same_in_every_form() -> None:
+    script = """
+from collections import Counter
+from bench.dns_cluster import *
+from cairn_core.clusterview.operator_events import OperatorTables, read_event, snapshot_rows
+from cairn_core.clusterview.state_json import read_state
+
+cluster, one = Cluster(20), sentinel("10.99.0.1")
+before, after = cluster.state("127.0.0.1:5050")
+rows = {row.key: row for row in [*cluster.rows(), row(one)] if row.key.startswith("task/")}
+polled = {row.key: row for row in read_state(before + state_task(one) + after).rows}
+tables, skipped = OperatorTables(), Counter()
+first = read_event(cluster.subscribed(), skipped)
+tables.begin(snapshot_rows(first.subscribed.get_state, skipped))
+tables.record(task_added(sentinel("10.99.0.0")))
+tables.record(task_updated(one))
+assert not skipped
+assert len(rows) == 21
+for found in (polled, tables.rows):
+    assert {key: row for key, row in found.items() if key.startswith("task/")} == rows
+"""
+    done = bench("-c", script)
+    assert done.returncode == 0, done.stderr
