@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from .records import Address
+from .addresses import Address
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ kept, some become dashes, the others vanish; what is too long is cut without a d
 
 import hashlib
 import re
+from functools import lru_cache
 
 _KEPT = {ord(c): c for c in "abcdefghijklmnopqrstuvwxyz0123456789-"}
 _KEPT |= {ord(c): c.lower() for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
@@ -13,6 +14,7 @@ _KEPT |= {ord(c): "-" for c in "._"}
 #: Order of the digits of zbase32.
 ZBASE32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 HASH_LENGTH = 5
+_PAIRS = [one + two for one in ZBASE32 for two in ZBASE32]
 _NOT_KEPT = re.compile(r"[^-a-z0-9]")
 
 
@@ -21,9 +23,19 @@ def mangle(name: str, *, rfc952: bool = False) -> str:
 
     rfc952: at most 24 characters and no leading digit, instead of 63 characters.
     """
-    text = _NOT_KEPT.sub("", name.translate(_KEPT))
-    limit, leading = (24, "-0123456789") if rfc952 else (63, "-")
-    return _cut(text.lstrip(leading), limit)
+    # instances of an application have one name; what is too long for a name is not worth keeping
+    return _known_label(name, rfc952) if len(name) <= 255 else _label(name, rfc952)
+
+
+def dcos_label(name: str) -> str:
+    """The label of a name in the zones of DC/OS; may be empty.
+
+    As `mangle`, but what moves up when dashes were squeezed out at the limit comes without any
+    dashes.  Source: mesos_state `label/1`, as dcos-net uses it.
+    """
+    text = _characters(name).lstrip("-")
+    head = text[:63].rstrip("-")
+    return head + text[63:].replace("-", "")[: 63 - len(head)] if len(text) > 63 else head
 
 
 def domain_fragment(name: str, *, rfc952: bool = False) -> str:
@@ -34,13 +46,31 @@ def domain_fragment(name: str, *, rfc952: bool = False) -> str:
 
 def task_hash(task_id: str) -> str:
     """Five characters that tell tasks of one name apart."""
-    bits = int.from_bytes(hashlib.sha1(task_id.encode(), usedforsecurity=False).digest()[:4], "big")
-    return "".join(ZBASE32[bits >> shift & 31] for shift in range(27, 2, -5))
+    text = task_id.encode(errors="surrogatepass")
+    bits = int.from_bytes(hashlib.sha1(text, usedforsecurity=False).digest()[:4], "big")
+    return _PAIRS[bits >> 22] + _PAIRS[bits >> 12 & 1023] + ZBASE32[bits >> 7 & 31]
 
 
 def canonical(name: str, task_id: str, agent_id: str) -> str:
     """Host name of one task: its name, hash and the tail of its agent's id."""
-    return f"{name}-{task_hash(task_id)}-{agent_id.rpartition('-')[2].lower()}"
+    return name + host_ending(task_id, agent_id)
+
+
+def host_ending(task_id: str, agent_id: str) -> str:
+    """What `canonical` appends to a name."""
+    return f"-{task_hash(task_id)}-{agent_id.rpartition('-')[2].lower()}"
+
+
+def _label(name: str, rfc952: bool) -> str:
+    limit, leading = (24, "-0123456789") if rfc952 else (63, "-")
+    return _cut(_characters(name).lstrip(leading), limit)
+
+
+_known_label = lru_cache(maxsize=16384)(_label)
+
+
+def _characters(name: str) -> str:
+    return _NOT_KEPT.sub("", name.translate(_KEPT))
 
 
 def _cut(text: str, limit: int) -> str:

@@ -1,225 +1,333 @@
-"""The zone: every record that a snapshot of the cluster gives.
+"""The records that one row of the cluster gives: which tasks, under which names, with which
+addresses.
 
-Follows Mesos-DNS `records/generator.go` (version 0.9): which tasks, which of their addresses, and
-under which names.  No I/O: addresses of hosts that are known by name only come as an argument.
+Follows Mesos-DNS `records/generator.go` (version 0.9), and where told so the branch of it that
+DC/OS 1.13-2.2 ran.  Each function depends on its arguments alone, so that the records of a row
+that is gone can be made again to take them away.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import ip_address
-from typing import TypeAlias
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from cairn_core.clusterview.view import Snapshot
-from cairn_core.mesos.feed_rows import FrameworkRow, TaskRow
+from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, TaskRow
 
-from .labels import canonical, domain_fragment, mangle
+from .addresses import Address, address_text, framework_host, one_per_family, parse_address
+from .labels import domain_fragment, host_ending, mangle
+from .wire import AAAA, SRV, A
+from .zone import Record, Value
 
-#: An address as it goes over the wire: 4 or 16 bytes.
-Address: TypeAlias = bytes
-#: Addresses of hosts by name, as the system resolves them.
-Hosts: TypeAlias = Mapping[str, Sequence[Address]]
-
-#: Ports of one task that get SRV records.
+#: Ports of one task that get SRV records, of its resources and of its discovery information each.
 MAX_PORTS = 1000
+MAX_PORT = 65535
+MAX_NAME = 253
+
+# What a label can hold without being written in another way in zone files: lower case, no dots,
+# no wildcard, nothing that needs an escape.
+_LABEL = r"[!#%-'+,\-/0-9:<-?\[\]^-~]{1,63}"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+# With parts no longer than these no name exceeds a limit, and nothing has to be checked:
+# 7 dots and underscores, port name, task name with its ending, protocol and domains make 246.
+_SHORT_TASK, _SHORT_ENDING, _SHORT_PORT, _SHORT_PROTOCOL, _SHORT_DOMAINS = 44, 19, 40, 16, 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What of the configuration decides about records.
 
-    domain: without dots at its ends. ip_sources: in order; the first that has addresses wins.
-    masters: those of the configuration, `(address, port)`, in its order.
-    own_addresses: of this server, for `own_name` (absolute, without the last dot).
+    domain, own_name: absolute, in lower case, without dots at their ends. ip_sources: in order;
+    the first that has addresses wins. own_addresses: of this server, for `own_name`.
+    dcos_branch: at most one IPv4 and one IPv6 address of each task, from all sources, and of each
+    host. slave_discovery_ports: discovery ports below `slave` too. healthy_only: hide tasks whose
+    check fails. dcos_zones: names in `dcos.thisdcos.directory` too. reverse: names of addresses.
     """
 
     domain: str = "mesos"
     ip_sources: tuple[str, ...] = ("netinfo", "mesos", "host")
     rfc952: bool = False
-    masters: tuple[Address, ...] = ()
     own_name: str = "ns1.mesos"
     own_addresses: tuple[Address, ...] = ()
+    dcos_branch: bool = False
+    slave_discovery_ports: bool = False
+    healthy_only: bool = False
+    dcos_zones: bool = False
+    reverse: bool = True
 
 
-@dataclass(slots=True)
-class Zone:
-    """Records by absolute name without the last dot; values in the order of their making.
+class Made(NamedTuple):
+    """Records of a row, and what of it made no sense: "port", "name" and their numbers.
 
-    The inner dictionaries serve as sets that keep their order.
+    host: the name that a task has for itself alone, if it has one.
     """
 
-    a: dict[str, dict[Address, None]] = field(default_factory=dict)
-    aaaa: dict[str, dict[Address, None]] = field(default_factory=dict)
-    srv: dict[str, dict[tuple[str, int], None]] = field(default_factory=dict)
-
-    def add_addresses(self, name: str, addresses: Iterable[Address]) -> None:
-        """Add A and AAAA records."""
-        for address in addresses:
-            table = self.a if len(address) == 4 else self.aaaa
-            table.setdefault(name, {})[address] = None
-
-    def add_service(self, name: str, target: str, port: int) -> None:
-        """Add an SRV record."""
-        self.srv.setdefault(name, {})[target, port] = None
-
-    def names(self) -> set[str]:
-        """Every name that has a record."""
-        return self.a.keys() | self.aaaa.keys() | self.srv.keys()
+    records: list[Record]
+    skipped: Mapping[str, int] = {}
+    host: str = ""
 
 
-def generate(snapshot: Snapshot, rules: Rules, hosts: Hosts) -> Zone:
-    """All records of the cluster.  O(tasks + agents); 10,000 tasks take about half a second."""
-    zone = Zone()
-    _masters(zone, snapshot, rules)
-    zone.add_addresses(rules.own_name, rules.own_addresses)
-    agents = {row.id: (row, host_addresses(row.ip or row.hostname, hosts))
-              for row in snapshot.agents.values()}  # fmt: skip
-    for row, addresses in agents.values():
-        zone.add_addresses(f"slave.{rules.domain}", addresses)
-        zone.add_service(f"_slave._tcp.{rules.domain}", f"slave.{rules.domain}", row.port)
-    fragments: dict[str, str] = {}
-    for framework in snapshot.frameworks.values():
-        fragments[framework.id] = domain_fragment(framework.name, rfc952=rules.rfc952)
-        _framework(zone, framework, fragments[framework.id], rules, hosts)
-    for task in snapshot.tasks.values():
-        fragment, agent = fragments.get(task.framework_id), agents.get(task.agent_id)
-        if task.state == "TASK_RUNNING" and fragment is not None and agent is not None:
-            _task(zone, task, fragment, agent[1], rules)
-    return zone
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """Where the names of a framework's tasks are.
+
+    inside: `marathon.mesos`. on_agent: `marathon.slave.mesos`. name: of the framework.
+    short: whether no name of a task that is short itself can be too long.
+    """
+
+    name: str
+    inside: str
+    on_agent: str
+    short: bool
 
 
-def hosts_wanted(snapshot: Snapshot) -> set[str]:
-    """Names that `generate` would look up in `hosts`."""
-    names = {framework_host(row)[0] for row in snapshot.frameworks.values()}
-    names |= {row.ip or row.hostname for row in snapshot.agents.values()}
-    return {name for name in names if name and parse_address(name) is None}
+def domains_of(framework: FrameworkRow, rules: Rules) -> Domains:
+    """The domains of a framework."""
+    fragment = domain_fragment(framework.name, rfc952=rules.rfc952)
+    on_agent = f"{fragment}.slave.{rules.domain}"
+    short = len(on_agent) <= _SHORT_DOMAINS and is_name(on_agent)
+    return Domains(framework.name, f"{fragment}.{rules.domain}", on_agent, short)
 
 
-@lru_cache(maxsize=65536)
-def parse_address(text: str) -> Address | None:
-    """An address, or None.  The same few occur again and again, so they are kept."""
-    try:
-        return ip_address(text).packed
-    except ValueError:
-        return None
+def is_name(text: str) -> bool:
+    """Whether a text can be a name: labels of 1 to 63 bytes, 253 together."""
+    return len(text) <= MAX_NAME and _NAME.fullmatch(text) is not None
 
 
-def host_addresses(host: str, hosts: Hosts) -> tuple[Address, ...]:
-    """Addresses of a host that is named by address or by name."""
-    address = parse_address(host)
-    return (address,) if address is not None else tuple(hosts.get(host, ()))
+def is_published(task: TaskRow, rules: Rules) -> bool:
+    """Whether a task has records as soon as its agent and its framework are known."""
+    return task.state == "TASK_RUNNING" and not (rules.healthy_only and task.healthy is False)
 
 
-def framework_host(row: FrameworkRow) -> tuple[str, int | None]:
-    """Where a framework is: host and, for those with a pid, port."""
-    if not row.pid:
-        return row.hostname, None
-    host, _, port = row.pid.rpartition("@")[2].rpartition(":")
-    number = int(port) if port.isascii() and port.isdigit() else None
-    return host.removeprefix("[").removesuffix("]"), number
+def address_records(name: str, addresses: Iterable[Address]) -> list[Record]:
+    """A and AAAA records of a name."""
+    return [(name, A if len(one) == 4 else AAAA, one) for one in addresses]
 
 
-def task_addresses(
-    task: TaskRow, agent: Sequence[Address], sources: Iterable[str]
-) -> tuple[Address, ...]:
-    """Addresses of a task: all of the first source that has one that can be read."""
-    for source in sources:
-        texts: Iterator[str]
-        match source:
-            case "host":
-                if agent:
-                    return tuple(agent)
-                continue
-            case "netinfo":
-                texts = (text for network in task.networks for text in network.addresses)
-            case _:
-                texts = (text for name, text in task.label_addresses if name == source)
-        found = tuple(a for a in map(parse_address, texts) if a is not None)
+def joined(one: Made, other: Made) -> Made:
+    """What two functions made of one task; the host name is that of the first."""
+    skipped = Counter(one.skipped) + Counter(other.skipped)
+    return Made(one.records + other.records, skipped, one.host)
+
+
+def value_text(value: Value) -> str:
+    """A value as the HTTP API shows it: an address, `target.:port`, or a name."""
+    if isinstance(value, bytes):
+        return address_text(value)
+    return f"{value[0]}.:{value[1]}" if isinstance(value, tuple) else f"{value}."
+
+
+def fitting(records: Sequence[Record]) -> list[Record]:
+    """The records whose names, and whose targets, can be written as DNS names."""
+    return [
+        record
+        for record in records
+        if is_name(record[0]) and (not isinstance(record[2], tuple) or is_name(record[2][0]))
+    ]
+
+
+# -- masters, agents, frameworks -------------------------------------------------------------------
+
+
+def master_records(masters: Sequence[Address], leader: MasterRow | None, rules: Rules) -> Made:
+    """`leader`, `master` and the numbered ones; see `numbered`.
+
+    Differs: without a leader the original has no state at all; we keep the masters that are
+    configured.
+    """
+    domain, records = rules.domain, []
+    address = leader_address(leader)
+    if leader is not None and address is not None:
+        name = f"leader.{domain}"
+        records += address_records(name, [address])
+        if 0 <= leader.port <= MAX_PORT:
+            records += [(f"_leader._{one}.{domain}", SRV, (name, leader.port))
+                        for one in ("tcp", "udp")]  # fmt: skip
+    for number, one in enumerate(numbered(masters, leader)):
+        records += address_records(f"master.{domain}", [one])
+        records += address_records(f"master{number}.{domain}", [one])
+    return Made(records)
+
+
+def numbered(masters: Sequence[Address], leader: MasterRow | None) -> list[Address]:
+    """The masters in the order of their numbers: the order given, each once; a leader that is
+    not among them comes last."""
+    address = leader_address(leader)
+    return list(dict.fromkeys((*masters, *([address] if address is not None else []))))
+
+
+def leader_address(leader: MasterRow | None) -> Address | None:
+    """Where the leader is."""
+    return parse_address(leader.ip) if leader is not None else None
+
+
+def own_records(rules: Rules) -> Made:
+    """Addresses of this server, whose name is in SOA records."""
+    return Made(address_records(rules.own_name, rules.own_addresses))
+
+
+def agent_records(row: AgentRow, addresses: Sequence[Address], rules: Rules) -> Made:
+    """`slave`: the addresses of all agents."""
+    if not addresses:
+        return Made([], {"agent": 1})
+    name = f"slave.{rules.domain}"
+    records = address_records(name, addresses)
+    if not 0 <= row.port <= MAX_PORT:
+        return Made(records, {"port": 1})
+    records.append((f"_slave._tcp.{rules.domain}", SRV, (name, row.port)))
+    return Made(records)
+
+
+def framework_records(row: FrameworkRow, addresses: Sequence[Address], domains: Domains) -> Made:
+    """The name of a framework, and where its scheduler listens if that is known."""
+    if not addresses or not is_name(domains.inside):
+        return Made([], {"framework": 1})
+    records = address_records(domains.inside, addresses)
+    port = framework_host(row)[1]
+    if port is None:
+        return Made(records)
+    service = f"_framework._tcp.{domains.inside}"
+    if port > MAX_PORT or not is_name(service):
+        return Made(records, {"port": 1})
+    records.append((service, SRV, (domains.inside, port)))
+    return Made(records)
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def source_addresses(task: TaskRow, agent: Sequence[Address], source: str) -> Sequence[Address]:
+    """What one of the sources of the configuration says."""
+    if source == "host":
+        return agent
+    if source == "netinfo":
+        texts = [text for network in task.networks for text in network.addresses]
+    else:
+        texts = [text for name, text in task.label_addresses if name == source]
+    return [one for one in map(parse_address, texts) if one is not None]
+
+
+def task_addresses(task: TaskRow, agent: Sequence[Address], rules: Rules) -> Sequence[Address]:
+    """Addresses of a task: all of the first source that has any.
+
+    Compat: the branch for DC/OS takes the first of each family from all sources together.
+    """
+    if rules.dcos_branch:
+        sources = rules.ip_sources
+        return one_per_family([a for one in sources for a in source_addresses(task, agent, one)])
+    for source in rules.ip_sources:
+        found = source_addresses(task, agent, source)
         if found:
             return found
     return ()
 
 
-def _masters(zone: Zone, snapshot: Snapshot, rules: Rules) -> None:
-    """`leader`, `master` and the numbered ones: in the order of the configuration; a leader
-    that is not in it comes last."""
-    numbered = list(dict.fromkeys(rules.masters))
-    leader = snapshot.leader
-    address = parse_address(leader.ip) if leader is not None else None
-    if leader is not None and address is not None:
-        name = f"leader.{rules.domain}"
-        zone.add_addresses(name, [address])
-        for protocol in ("tcp", "udp"):
-            zone.add_service(f"_leader._{protocol}.{rules.domain}", name, leader.port)
-        if address not in numbered:
-            numbered.append(address)
-    for number, one in enumerate(numbered):
-        zone.add_addresses(f"master.{rules.domain}", [one])
-        zone.add_addresses(f"master{number}.{rules.domain}", [one])
+def task_names(task: TaskRow, rules: Rules) -> tuple[str, ...]:
+    """Names of a task below its framework.
 
-
-def _framework(zone: Zone, row: FrameworkRow, fragment: str, rules: Rules, hosts: Hosts) -> None:
-    name = f"{fragment}.{rules.domain}" if fragment else rules.domain
-    host, port = framework_host(row)
-    zone.add_addresses(name, host_addresses(host, hosts))
-    if port is not None:
-        zone.add_service(f"_framework._tcp.{name}", name, port)
-
-
-def _task(
-    zone: Zone, task: TaskRow, fragment: str, agent: tuple[Address, ...], rules: Rules
-) -> None:
-    """The records of one task; twice where a discovery name differs from its label.
-
-    # Compat: Mesos-DNS records/generator.go: a name such as `web.shop` is found both as
-    # `web.shop.marathon.mesos` and as `web-shop.marathon.mesos`.
+    Compat: a discovery name counts as it is, and as a label: `web.shop` is found both as
+    `web.shop.marathon.mesos` and as `web-shop.marathon.mesos`.  One that nobody can ask for,
+    since queries are in lower case and without escapes, is left out.
     """
-    label = mangle(task.discovery_name or task.name, rfc952=rules.rfc952)
-    names = [label]
-    if task.discovery_name and _is_asked_for(task.discovery_name):
-        names.insert(0, task.discovery_name)
-    addresses = task_addresses(task, agent, rules.ip_sources)
-    for name in dict.fromkeys(names):
-        _task_names(zone, task, name, fragment, agent, addresses, rules)
+    raw = task.discovery_name
+    if not raw:
+        return (mangle(task.name, rfc952=rules.rfc952),)
+    label = mangle(raw, rfc952=rules.rfc952)
+    return (label,) if raw == label or not is_name(raw) else (raw, label)
 
 
-def _is_asked_for(name: str) -> bool:
-    """Whether a query can have this name as it is: queries are lower-cased before look-up."""
-    return name.isascii() and name.isprintable() and name == name.lower()
-
-
-def _task_names(
-    zone: Zone,
+def task_records(
     task: TaskRow,
-    name: str,
-    fragment: str,
-    agent: tuple[Address, ...],
-    addresses: tuple[Address, ...],
+    agent: Sequence[Address],
+    addresses: Sequence[Address],
+    domains: Domains,
     rules: Rules,
+) -> Made:
+    """The records of a published task, in the order in which the original makes them.
+
+    agent: addresses of its agent. addresses: see `task_addresses`.
+    """
+    inside, on_agent = domains.inside, domains.on_agent
+    ending = host_ending(task.id, task.agent_id)
+    skipped: dict[str, int] = {}
+    numbers = _numbers(task.ports, skipped)
+    services, short = _services(task, rules, skipped)
+    short = short and domains.short and len(ending) <= _SHORT_ENDING and is_name(ending)
+    records: list[Record] = []
+    host_inside = ""
+    for name in task_names(task, rules):
+        host = name + ending
+        host_inside, host_on_agent = f"{host}.{inside}", f"{host}.{on_agent}"
+        _host_records(records, addresses, f"{name}.{inside}", host_inside)
+        _host_records(records, agent, f"{name}.{on_agent}", host_on_agent)
+        if numbers:
+            owners = [f"_{name}._tcp.{on_agent}", f"_{name}._udp.{on_agent}"]
+            if not task.discovery_name:
+                # Compat: discovery information without a name makes no difference
+                owners += [f"_{name}._tcp.{inside}", f"_{name}._udp.{inside}"]
+            for number in numbers:
+                value = (host_on_agent, number)
+                for owner in owners:
+                    records.append((owner, SRV, value))
+        for before, protocol, number in services:
+            owner = f"{before}_{name}._{protocol}."
+            records.append((owner + inside, SRV, (host_inside, number)))
+            if rules.slave_discovery_ports:
+                records.append((owner + on_agent, SRV, (host_on_agent, number)))
+        short = short and 0 < len(name) <= _SHORT_TASK
+    if not short:
+        fit = fitting(records)
+        if len(fit) != len(records):
+            skipped["name"] = len(records) - len(fit)
+        records = fit
+        host_inside = host_inside if is_name(host_inside) else ""
+    return Made(records, skipped, host_inside)
+
+
+def _host_records(
+    records: list[Record], addresses: Sequence[Address], name: str, host: str
 ) -> None:
-    host = canonical(name, task.id, task.agent_id)
-    inside, on_agent = f"{fragment}.{rules.domain}", f"{fragment}.slave.{rules.domain}"
-    for one in (name, host):
-        zone.add_addresses(f"{one}.{inside}", addresses)
-        zone.add_addresses(f"{one}.{on_agent}", agent)
-    domains = [on_agent] if task.discovery_name is not None else [on_agent, inside]
-    for number in _expanded(task.ports):
-        for protocol in ("tcp", "udp"):
-            for domain in domains:
-                zone.add_service(f"_{name}._{protocol}.{domain}", f"{host}.{on_agent}", number)
+    """Addresses of a task's name, which others may share, and of its host name."""
+    for one in addresses:
+        kind = A if len(one) == 4 else AAAA
+        records.append((name, kind, one))
+        records.append((host, kind, one))
+
+
+def _services(
+    task: TaskRow, rules: Rules, skipped: dict[str, int]
+) -> tuple[list[tuple[str, str, int]], bool]:
+    """What stands before a task's name, protocol and number of each service; whether all of
+    them are short."""
+    if not task.discovery_name or not task.discovery_ports:
+        return [], True
+    services: list[tuple[str, str, int]] = []
+    short, bad = True, max(0, len(task.discovery_ports) - MAX_PORTS)
     for port in task.discovery_ports[:MAX_PORTS]:
+        number = port.number
+        if not 0 <= number <= MAX_PORT:
+            bad += 1
+            continue
         protocol = mangle(port.protocol, rfc952=rules.rfc952)
-        port_name = mangle(port.name, rfc952=rules.rfc952)
+        name = mangle(port.name, rfc952=rules.rfc952)
         for one in (protocol,) if protocol else ("tcp", "udp"):
-            service = f"_{name}._{one}.{inside}"
-            zone.add_service(service, f"{host}.{inside}", port.number)
-            if port_name:
-                zone.add_service(f"_{port_name}.{service}", f"{host}.{inside}", port.number)
+            services.append(("", one, number))
+        if name:
+            for one in (protocol,) if protocol else ("tcp", "udp"):
+                services.append((f"_{name}.", one, number))
+        short = short and len(name) <= _SHORT_PORT and len(protocol) <= _SHORT_PROTOCOL
+    if bad:
+        skipped["port"] = skipped.get("port", 0) + bad
+    return services, short
 
 
-def _expanded(ranges: Iterable[tuple[int, int]]) -> Iterator[int]:
-    left = MAX_PORTS
+def _numbers(ranges: Iterable[tuple[int, int]], skipped: dict[str, int]) -> list[int]:
+    """Single ports of inclusive ranges; a range of which some cannot be used is counted."""
+    numbers: list[int] = []
     for first, last in ranges:
-        for number in range(first, min(last, first + left - 1) + 1):
-            yield number
-            left -= 1
+        begin = max(first, 0)
+        end = min(last, MAX_PORT, begin + MAX_PORTS - len(numbers) - 1)
+        numbers += range(begin, end + 1)
+        if begin != first or end != last:
+            skipped["port"] = skipped.get("port", 0) + 1
+    return numbers

@@ -4,9 +4,11 @@ Several tasks may give the same record; it stays until the last of them has gone
 costs what it touches, however large the zone is.  No I/O, no clock: `now` is an argument.
 """
 
+from collections import Counter
 from collections.abc import Iterable, KeysView
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from .bags import added, removed, things
 from .wire import AAAA, SRV, A
 
 #: A and AAAA: the address, 4 or 16 bytes.  SRV: (target, port).  CNAME, PTR, NS: a name.
@@ -14,32 +16,40 @@ Value: TypeAlias = bytes | tuple[str, int] | str
 #: (owner, type, value).  Names are absolute, without the last dot, in lower case.
 Record: TypeAlias = tuple[str, int, Value]
 
+_ADDRESS_BYTES = {A: 4, AAAA: 16}
+
 
 class _Node:
     """What is known of one name.
 
-    values: how often each (type, value) was added.  owners: names whose SRV records lead here,
-    with their number; None when there are none.  changed: when the values last changed.
+    addresses, services: bags of its A and AAAA, and of its SRV values.  others: a bag of
+    (type, value).  owners: a bag of the nodes whose SRV records lead here, once for each value.
+    changed_at: when the values last changed.  noted: whether `take_changed` is to name it.
     """
 
-    __slots__ = ("changed", "owners", "values")
+    __slots__ = ("addresses", "changed_at", "name", "noted", "others", "owners", "services")
 
-    def __init__(self) -> None:
-        self.values: dict[tuple[int, Value], int] = {}
-        self.owners: dict[str, int] | None = None
-        self.changed = 0.0
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.addresses: Any = None
+        self.services: Any = None
+        self.others: Any = None
+        self.owners: Any = None
+        self.changed_at: float | None = None
+        self.noted = False
 
 
 class RecordSet:
     """Records by name.
 
     Invariant: it holds exactly the records that were added and not removed since; `take_changed`
-    has named every name whose answers may differ from those at the call before.
+    has named every name whose answers may differ from those at the call before: those with other
+    values, and those of SRV records that lead to an address that changed.
     """
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
-        self._changed: set[str] = set()
+        self._changed: list[_Node] = []
         #: Different records by type.
         self.counts: dict[int, int] = {}
 
@@ -49,44 +59,50 @@ class RecordSet:
         now: seconds since the epoch, kept as the time of change.  Removing a record that is not
         there is a bug and raises KeyError.
         """
-        for name, kind, value in add:
-            node = self._nodes.get(name)
-            if node is None:
-                node = self._nodes[name] = _Node()
-            count = node.values.get((kind, value), 0)
-            node.values[kind, value] = count + 1
-            if count == 0:
-                self._appeared(name, node, kind, value, now)
-        for name, kind, value in remove:
-            node = self._nodes[name]
-            count = node.values[kind, value]
-            if count > 1:
-                node.values[kind, value] = count - 1
-            else:
-                del node.values[kind, value]
-                self._gone(name, node, kind, value, now)
+        gone, new = list(remove), list(add)
+        if gone and new:
+            old_counts, new_counts = Counter(gone), Counter(new)
+            gone = list((old_counts - new_counts).elements())
+            new = list((new_counts - old_counts).elements())
+        self._add(new, now)
+        self._remove(gone, now)
 
     def take_changed(self) -> set[str]:
         """Names whose answers may have changed since the last call; some may be gone."""
-        changed, self._changed = self._changed, set()
-        return changed
+        changed, self._changed = self._changed, []
+        for node in changed:
+            node.noted = False
+        return {node.name for node in changed}
 
     def values(self, name: str, kind: int) -> list[Value]:
         """Values of one type in a fixed order: sorted."""
         node = self._nodes.get(name)
+        found: Iterable[Any]
         if node is None:
             return []
-        return sorted(value for one, value in node.values if one == kind)  # type: ignore[type-var]  # values of a type are alike
+        if kind in _ADDRESS_BYTES:
+            size = _ADDRESS_BYTES[kind]
+            found = [value for value in things(node.addresses) if len(value) == size]
+        elif kind == SRV:
+            found = things(node.services)
+        else:
+            found = [value for one, value in things(node.others) if one == kind]
+        return sorted(found)
 
     def kinds(self, name: str) -> set[int]:
         """Types that a name has records of; empty for an unknown name."""
         node = self._nodes.get(name)
-        return {kind for kind, _ in node.values} if node is not None else set()
+        if node is None:
+            return set()
+        found = {A if len(value) == 4 else AAAA for value in things(node.addresses)}
+        if node.services is not None:
+            found.add(SRV)
+        return found | {kind for kind, _ in things(node.others)}
 
     def changed_at(self, name: str) -> float | None:
         """When a name last changed, seconds since the epoch; None for an unknown name."""
         node = self._nodes.get(name)
-        return node.changed if node is not None and node.values else None
+        return node.changed_at if node is not None else None
 
     def names(self) -> "KeysView[str]":
         """Every name; some only because others lead to it (they have no `kinds`)."""
@@ -95,35 +111,79 @@ class RecordSet:
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def _appeared(self, name: str, node: _Node, kind: int, value: Value, now: float) -> None:
-        node.changed = now
-        self._note(name, node, kind)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        if kind == SRV:
-            target = self._nodes.setdefault(value[0], _Node())  # type: ignore[arg-type]  # SRV
-            owners = target.owners = target.owners or {}
-            owners[name] = owners.get(name, 0) + 1
+    def _add(self, records: Iterable[Record], now: float) -> None:
+        nodes, counts, changed = self._nodes, self.counts, self._changed
+        for name, kind, value in records:
+            node = nodes.get(name)
+            if node is None:
+                node = nodes[name] = _Node(name)
+            if kind == SRV:
+                if node.services is None:
+                    node.services = value
+                else:
+                    node.services, new = added(node.services, value)
+                    if not new:
+                        continue
+                target = nodes.get(value[0])  # type: ignore[arg-type]  # SRV
+                if target is None:
+                    target = nodes[value[0]] = _Node(value[0])  # type: ignore[arg-type,index]
+                if target.owners is None:
+                    target.owners = node
+                else:
+                    target.owners, _ = added(target.owners, node)
+            elif kind in _ADDRESS_BYTES:
+                if node.addresses is None:
+                    node.addresses = value
+                else:
+                    node.addresses, new = added(node.addresses, value)
+                    if not new:
+                        continue
+                if node.owners is not None:
+                    self._note_owners(node)
+            else:
+                node.others, new = added(node.others, (kind, value))
+                if not new:
+                    continue
+            node.changed_at = now
+            if not node.noted:
+                node.noted = True
+                changed.append(node)
+            counts[kind] = counts.get(kind, 0) + 1
 
-    def _gone(self, name: str, node: _Node, kind: int, value: Value, now: float) -> None:
-        node.changed = now
-        self._note(name, node, kind)
-        self.counts[kind] -= 1
-        if kind == SRV:
-            target_name = value[0]
-            target = self._nodes[target_name]  # type: ignore[index]  # SRV
-            owners = target.owners
-            assert owners is not None
-            owners[name] -= 1
-            if not owners[name]:
-                del owners[name]
-            if not owners:
-                target.owners = None
-                if not target.values:
-                    del self._nodes[target_name]  # type: ignore[arg-type]  # SRV
-        if not node.values and node.owners is None:
-            self._nodes.pop(name, None)
+    def _remove(self, records: Iterable[Record], now: float) -> None:
+        nodes = self._nodes
+        for name, kind, value in records:
+            node = nodes[name]
+            if kind == SRV:
+                node.services, last = removed(node.services, value)
+            elif kind in _ADDRESS_BYTES:
+                node.addresses, last = removed(node.addresses, value)
+            else:
+                node.others, last = removed(node.others, (kind, value))
+            if not last:
+                continue
+            self.counts[kind] -= 1
+            node.changed_at = now
+            self._note(node)
+            if kind == SRV:
+                target = nodes[value[0]]  # type: ignore[index]  # SRV
+                target.owners, _ = removed(target.owners, node)
+                self._forget_if_empty(target)
+            elif kind in _ADDRESS_BYTES and node.owners is not None:
+                self._note_owners(node)
+            self._forget_if_empty(node)
 
-    def _note(self, name: str, node: _Node, kind: int) -> None:
-        self._changed.add(name)
-        if node.owners is not None and kind in (A, AAAA):
-            self._changed.update(node.owners)
+    def _note(self, node: _Node) -> None:
+        if not node.noted:
+            node.noted = True
+            self._changed.append(node)
+
+    def _note_owners(self, node: _Node) -> None:
+        for owner in things(node.owners):
+            self._note(owner)
+
+    def _forget_if_empty(self, node: _Node) -> None:
+        if node.addresses is node.services is node.others is None:
+            node.changed_at = None
+            if node.owners is None:
+                self._nodes.pop(node.name, None)
