@@ -84,6 +84,11 @@ class Entry:
     used: bool = False
 
     @property
+    def wire_bytes(self) -> int:
+        """Bytes of an answer beside its question."""
+        return HEADER_BYTES + len(self.tail)
+
+    @property
     def size(self) -> int:
         """Bytes that it is counted as, without its key."""
         return len(self.tail) + ENTRY_BYTES + 100 * len(self.offsets)
@@ -125,13 +130,12 @@ class Cache:
         return len(self._entries)
 
     def find(self, key: bytes, now: float) -> Entry | None:
-        """A fresh answer; counts hits and misses."""
+        """A fresh answer; counts hits."""
         entry = self._entries.get(key)
         if entry is not None and now < entry.fresh_until:
             entry.used = True
             self.hits += 1
             return entry
-        self.misses += 1
         return None
 
     def stale(self, key: bytes, now: float) -> Entry | None:

@@ -73,10 +73,13 @@ class ProxyConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only
     loadbalance: Annotated[str, _text("order of answers: round_robin, random, or none")] = (
         "round_robin"
     )
-    udp_recbuf: Annotated[Bytes, _text("receive buffer of a UDP socket, bytes")] = 1024 * 1024
+    udp_recbuf: Annotated[Bytes, _text("accepted and not used: buffers are 4 MB")] = 1024 * 1024
     forward_clients: Annotated[list[str], _text("networks whose queries are forwarded")] = field(
         default_factory=lambda: list(CLIENTS)
     )
+    rate_limit: Annotated[
+        int, Meta(ge=0, description="UDP answers a second for each network of others; 0: any")
+    ] = 1000
     server_timeout: Annotated[Seconds, _text("one server is waited for so long")] = 5.0
     forward_timeout: Annotated[Seconds, _text("all servers together")] = 10.0
     cache_entries: Annotated[int, Meta(ge=0, description="answers kept; 0 for none")] = 20_000

@@ -23,6 +23,8 @@ from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.http_standard import add_standard_routes
 from cairn_core.kit.metrics import Metrics
 from cairn_dns.answer import Answerer
+from cairn_dns.io_forward import exchange
+from cairn_dns.networks import Networks
 
 from . import config as settings
 from .cache import Cache, Limits
@@ -34,7 +36,7 @@ from .io_host import Addresses, ResolvConf, addresses_by_link
 from .io_masters import MasterList
 from .io_race import Asker
 from .io_resolver import Resolver
-from .io_serve import Clients, Front, probe, send_query
+from .io_serve import CachingAnswerer, Front, probe
 from .io_store import Store
 from .io_zones import Zones
 from .metrics import ForwardMetrics, ZoneCollector, place
@@ -61,8 +63,8 @@ class Proxy:
         self.metrics = ForwardMetrics()
         self.metrics.registry.register(ZoneCollector(self._zone_sizes, lambda: self.zones.push_s))
         self.servers = Servers()
-        self.near = Answerer(self.zones.tables.near.table, recursion_available=True)
-        self.far = Answerer(self.zones.tables.far.table, recursion_available=True)
+        self.near = Answerer(self.zones.tables.near.table)
+        self.far = Answerer(self.zones.tables.far.table)
         self.cache = Cache(_limits(config), entries=config.cache_entries, size=config.cache_bytes)
         self.resolver = Resolver(
             self.near,
@@ -74,8 +76,14 @@ class Proxy:
             stale_after_s=config.stale_after,
             observed=self.metrics.forwarded,
         )
-        self.clients = Clients(config.forward_clients)
-        self.front = Front(self.near, self.resolver, self.clients)
+        self.front = Front(
+            CachingAnswerer(
+                self.zones.tables.near.table, self.cache, asyncio.get_running_loop().time
+            ),
+            self.resolver,
+            Networks(config.forward_clients),
+            config.rate_limit,
+        )
         self.control = Control(
             self.zones, self.store, lambda: [self.config.domain.lower().strip(".")]
         )
@@ -94,7 +102,7 @@ class Proxy:
         check(config)
         for name in ("udp_port", "tcp_port", "bind_ips", "bind_interface", "proxy_addresses",
                      "http_port", "http_listener", "control_socket", "state_dir", "resolv_conf",
-                     "loadbalance", "handler_limit"):  # fmt: skip
+                     "loadbalance", "handler_limit", "rate_limit"):  # fmt: skip
             if getattr(config, name) != getattr(self.config, name):
                 log.warning("setting needs a restart name=%s", name)
         self.config = config
@@ -102,13 +110,13 @@ class Proxy:
         self.cache.limits = _limits(config)
         self.resolver.asker = self._asker(config)
         self.resolver.stale_after_s = config.stale_after
-        self.front.allowed = Clients(config.forward_clients)
+        self.front.set_clients(Networks(config.forward_clients))
         await self._own_zones()
         self._route()
 
     def _asker(self, config: ProxyConfig) -> Asker:
         return Asker(
-            send_query,
+            exchange,
             self.servers,
             self.metrics,
             random.Random(),

@@ -260,6 +260,7 @@ class Resolver:
             else:
                 flight.waiting.append(done)
             return
+        self.cache.misses += 1
         stale = self.cache.stale(key, loop.time())
         if stale is not None and loop.time() < stale.retry_at:
             self._give_stale(ask, stale, done)

@@ -4,17 +4,22 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 from cairn_core.errors import Unavailable, cause
 from cairn_core.kit.daemon import Service
 from cairn_dns.answer import Answerer, Foreign
 from cairn_dns.io_forward import exchange
+from cairn_dns.io_mmsg import Client
 from cairn_dns.io_tcp import TcpServer, bind_tcp
 from cairn_dns.io_udp import UdpServer, bind_udp
-from cairn_dns.wire import IN, NOERROR, A, wire_name
+from cairn_dns.networks import Networks
+from cairn_dns.rate import PASS, Limiter
+from cairn_dns.table import Table
+from cairn_dns.wire import HEADER_BYTES, IN, NOERROR, PLAIN_BYTES, A, wire_name
 
 from .ask import Ask, rcode_of
+from .cache import Cache, answer_from, key_of
 from .io_resolver import Resolver, Send
 from .message import Question
 from .routes import Server
@@ -22,18 +27,57 @@ from .routes import Server
 log = logging.getLogger(__name__)
 
 
-class Front:
-    """UDP and TCP servers on all addresses; local names are answered in them, others go on.
+class CachingAnswerer(Answerer):
+    """Answers what the near zones have, and over UDP what the cache has, without leaving the batch.
 
-    allowed: whether a client's other names are forwarded.
+    forwarding: whether the client whose query comes next may have what others said; set by `Gate`.
     """
 
+    def __init__(self, table: Table, cache: Cache, now: Callable[[], float]) -> None:
+        super().__init__(table)
+        self.forwarding = False
+        self._cache, self._now = cache, now
+
+    def answer(self, query: bytes, *, tcp: bool = False) -> bytes | Foreign | None:
+        """See `Answerer`."""
+        if self.forwarding and not tcp:
+            key = key_of(query)
+            if key is not None:
+                now = self._now()
+                entry = self._cache.find(key, now)
+                # Larger ones are for the resolver, which knows what the client takes.
+                if entry is not None and entry.wire_bytes + len(query) <= PLAIN_BYTES:
+                    return answer_from(entry, query, HEADER_BYTES + len(key) - 1, now)
+        return super().answer(query, tcp=tcp)
+
+
+class Gate(Limiter):
+    """Limits strangers, and tells the answerer whether a client is one."""
+
+    def __init__(self, answerer: CachingAnswerer, per_second: int, clients: Networks) -> None:
+        super().__init__(per_second, ())
+        self._answerer, self.clients = answerer, clients
+
+    def verdict(self, source: bytes, now: float) -> int:
+        """See `Limiter`."""
+        forwarding = self._answerer.forwarding = source in self.clients
+        return PASS if forwarding else super().verdict(source, now)
+
+
+class Front:
+    """UDP and TCP servers on all addresses; local names are answered in them, others go on."""
+
     def __init__(
-        self, answerer: Answerer, resolver: Resolver, allowed: Callable[[object], bool]
+        self, answerer: CachingAnswerer, resolver: Resolver, clients: Networks, per_second: int
     ) -> None:
-        self._answerer, self._resolver, self.allowed = answerer, resolver, allowed
+        self._answerer, self._resolver = answerer, resolver
+        self._gate = Gate(answerer, per_second, clients)
         self.udp: list[UdpServer] = []
         self.tcp: list[TcpServer] = []
+
+    def set_clients(self, clients: Networks) -> None:
+        """Whose other names are forwarded from now on."""
+        self._gate.clients = clients
 
     def listen(
         self,
@@ -82,40 +126,12 @@ class Front:
         """Queries since the start."""
         return sum(server.queries for server in (self.tcp if tcp else self.udp))
 
-    def _foreign(self, tcp: bool, query: bytes, reply: Foreign, client: object, send: Send) -> None:
-        self._resolver.handle(query, reply, allowed=self.allowed(client), tcp=tcp, send=send)
-
-
-class Clients:
-    """Whose queries are forwarded: networks, and what was found out about addresses lately."""
-
-    #: Addresses remembered; then all are forgotten.
-    MAX_KNOWN = 4096
-
-    def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ip_network(text) for text in networks]
-        self._known: dict[str, bool] = {}
-
-    def __call__(self, client: tuple[str, int]) -> bool:
-        address = client[0]
-        known = self._known.get(address)
-        if known is None:
-            known = self._look(address)
-            if len(self._known) >= self.MAX_KNOWN:
-                self._known.clear()
-            self._known[address] = known
-        return known
-
-    def _look(self, text: str) -> bool:
-        address = ip_address(text.partition("%")[0])
-        return any(
-            address in network for network in self._networks if network.version == address.version
-        )
-
-
-async def send_query(query: bytes, server: Server, tcp: bool, timeout_s: float) -> bytes:
-    """One exchange with one server.  Raises OSError, TimeoutError, EOFError."""
-    return await exchange(query, server, tcp, timeout_s)
+    def _foreign(self, tcp: bool, query: bytes, reply: Foreign, client: Client, send: Send) -> None:
+        allowed = client.host in self._gate.clients
+        taken = self._resolver.handle(query, reply, allowed=allowed, tcp=tcp, send=send)
+        if not taken and tcp:
+            # Differs: the original closes the connection, and with it all its other queries.
+            send(reply.failed)
 
 
 #: What a health probe asks, as the original's `gen_resolvconf` does.
@@ -126,6 +142,6 @@ PROBE_S = 1.0
 async def probe(server: Server) -> bool:
     """Whether a proxy answers for `ready.spartan`."""
     try:
-        return rcode_of(await send_query(READY, server, False, PROBE_S)) == NOERROR
+        return rcode_of(await exchange(READY, server, False, PROBE_S)) == NOERROR
     except (OSError, TimeoutError, EOFError):
         return False
