@@ -60,7 +60,10 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The records of a name; changed: seconds since the epoch, None where there are none."""
+    """The records of a name.
+
+    changed: seconds since the epoch; None where there are none, 0 for those of the start.
+    """
 
     name: str
     changed: float | None

@@ -328,6 +328,6 @@ def _numbers(ranges: Iterable[tuple[int, int]], skipped: dict[str, int]) -> list
         begin = max(first, 0)
         end = min(last, MAX_PORT, begin + MAX_PORTS - len(numbers) - 1)
         numbers += range(begin, end + 1)
-        if begin != first or end != last:
+        if begin != first or end != last or first > last:
             skipped["port"] = skipped.get("port", 0) + 1
     return numbers

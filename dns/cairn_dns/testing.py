@@ -7,7 +7,7 @@ from cairn_core.mesos.feed_rows import Row
 from cairn_dns.addresses import Address, address_text
 from cairn_dns.cluster_zone import ClusterZone
 from cairn_dns.records import Rules
-from cairn_dns.wire import AAAA, SRV, A
+from cairn_dns.wire import AAAA, A
 from cairn_dns.zone import Record, RecordSet
 
 NOW = 1_700_000_000.0
@@ -54,23 +54,20 @@ def apply(
 
 def addresses(records: RecordSet, under: str = "mesos") -> dict[str, set[str]]:
     """Texts of the addresses of each name that ends so."""
-    return {
-        name: found
-        for name in records.names()
-        if name.endswith(under)
-        and (
-            found := {address_text(one) for kind in (A, AAAA) for one in records.values(name, kind)}
-        )  # type: ignore[arg-type]
-    }
+    found: dict[str, set[str]] = {}
+    for name, kind, value in everything(records):
+        if kind in (A, AAAA) and isinstance(value, bytes) and name.endswith(under):
+            found.setdefault(name, set()).add(address_text(value))
+    return found
 
 
-def services(records: RecordSet, suffix: str = ".mesos") -> dict[str, set[str]]:
-    """`target:port` of each service; targets without the suffix."""
-    return {
-        name: {f"{value[0].removesuffix(suffix)}:{value[1]}" for value in found}  # type: ignore[index,union-attr]
-        for name in records.names()
-        if (found := records.values(name, SRV))
-    }
+def services(records: RecordSet) -> dict[str, set[str]]:
+    """`target:port` of each service."""
+    found: dict[str, set[str]] = {}
+    for name, _, value in everything(records):
+        if isinstance(value, tuple):
+            found.setdefault(name, set()).add(f"{value[0]}:{value[1]}")
+    return found
 
 
 def everything(records: RecordSet) -> set[Record]:

@@ -118,7 +118,7 @@ def test_the_set_is_what_was_added_and_not_removed(
         assert (records.changed_at(name) is None) == (not kinds)
         for kind in (A, AAAA, PTR, SRV):
             values = [value for owner, one, value in expected if (owner, one) == (name, kind)]
-            assert records.values(name, kind) == sorted(values)  # type: ignore[type-var]
+            assert records.values(name, kind) == sorted(values)
     assert {kind: n for kind, n in records.counts.items() if n} == Counter(
         k for _, k, _ in expected
     )
