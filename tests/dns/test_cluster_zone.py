@@ -166,7 +166,7 @@ def test_a_task_follows_its_agent_and_its_framework() -> None:
 
 
 def test_hosts_known_by_name_are_looked_up() -> None:
-    rows = [AgentRow("c-S0", "agent0"), AgentRow("c-S1", "a", "10.0.0.2"), task(),
+    rows: list[Row] = [AgentRow("c-S0", "agent0"), AgentRow("c-S1", "a", "10.0.0.2"), task(),
             FrameworkRow("F", "marathon", "x", "s@scheduler:80")]  # fmt: skip
     zone = zone_of(rows)
     assert zone.hosts_wanted() == {"agent0", "scheduler"}
@@ -371,14 +371,14 @@ def test_incremental_equals_rebuilt(
     apply(zone, {key: (row, None) for key, row in table.items()})
     zone.set_masters([], now=NOW)
     assert everything(zone.records) == everything(ClusterZone(rules).records)
-    assert not (zone.tasks or zone.agents or zone.frameworks)
-    assert not (zone.skipped or zone.hosts_wanted())
+    assert [*zone.tasks, *zone.agents, *zone.frameworks] == []
+    assert (zone.skipped, zone.hosts_wanted()) == (Counter(), set())
 
 
 def test_a_slice_may_be_interrupted_by_other_changes() -> None:
     """Each task knows what its records were made from, also while others wait for their turn."""
     hosts = {"agent0": ["10.0.0.1"]}
-    rows = [AgentRow("c-S0", "agent0"), FRAMEWORK, *(task(f"t{n}") for n in range(9))]
+    rows: list[Row] = [AgentRow("c-S0", "agent0"), FRAMEWORK, *(task(f"t{n}") for n in range(9))]
     zone = zone_of(rows, hosts=hosts)
     steps = zone.apply(
         {FRAMEWORK.key: (None, FrameworkRow("F", "new", "10.0.0.1"))}, now=NOW, slice_rows=4
