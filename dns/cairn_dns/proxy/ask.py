@@ -53,7 +53,8 @@ def read_query(query: bytes, *, tcp: bool) -> tuple[Ask, int]:
     """
     question = question_of(query)
     bits = (query[2] << 8 | query[3]) & _KEPT_BITS
-    for place in walk(query):
+    more = walk(query) if query[6:12] != bytes(6) else ()
+    for place in more:
         if place.section == 2 and place.kind == OPT:
             size = min(max(place.klass, PLAIN_BYTES), EDNS_BYTES)
             limit = TCP_BYTES if tcp else size
@@ -61,12 +62,12 @@ def read_query(query: bytes, *, tcp: bool) -> tuple[Ask, int]:
     return Ask(question, bits, False, False, tcp), TCP_BYTES if tcp else PLAIN_BYTES
 
 
-def fit(reply: bytes, query: bytes, limit: int) -> bytes:
+def fit(reply: bytes, query: bytes, end: int, limit: int) -> bytes:
     """A reply to the same question as an answer to `query`: its id and its spelling.
 
-    limit: a longer one is cut to its question, which has the client ask again over TCP.
+    end: of the question. limit: a longer one is cut to its question, which has the client ask
+    again over TCP.
     """
-    end = HEADER_BYTES + len(question_of(query).wire)
     if reply[4:6] != b"\0\1":  # a server that refuses or fails may leave the question out
         return query[:2] + reply[2:4] + b"\0\1" + bytes(6) + query[HEADER_BYTES:end]
     if len(reply) <= limit:

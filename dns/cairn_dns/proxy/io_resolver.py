@@ -102,7 +102,7 @@ class Resolver:
         end = HEADER_BYTES + len(key) - 1
         reply = answer_from(entry, query, end, asyncio.get_running_loop().time())
         if len(reply) > 512 and not tcp:
-            return fit(reply, query, read_query(query, tcp=False)[1])
+            return fit(reply, query, end, read_query(query, tcp=False)[1])
         return reply
 
     def handle(
@@ -133,9 +133,11 @@ class Resolver:
             return False
         self.under_way += 1
 
+        end = HEADER_BYTES + len(ask.question.name) + 4
+
         def done(reply: bytes | None) -> None:
             self.under_way -= 1
-            send(foreign.failed if reply is None else fit(reply, query, limit))
+            send(foreign.failed if reply is None else fit(reply, query, end, limit))
 
         self._fly(ask, plan, done)
         return True

@@ -112,12 +112,12 @@ class Front:
                         raise Unavailable(problem) from None
                     log.error("address left out reason=%s", problem)
         for sock in sockets:
-            if sock.type == socket.SOCK_DGRAM:
-                self.udp.append(
-                    UdpServer(sock, self._answerer, partial(self._foreign, False), None)
-                )
+            tcp = sock.type == socket.SOCK_STREAM
+            foreign = partial(self._foreign, tcp)
+            if tcp:
+                self.tcp.append(TcpServer(sock, self._answerer, foreign))
             else:
-                self.tcp.append(TcpServer(sock, self._answerer, partial(self._foreign, True), None))
+                self.udp.append(UdpServer(sock, self._answerer, foreign, self._gate))
         if not self.udp or not self.tcp:
             raise Unavailable("no address could be listened on")
         return [*(server.run for server in self.udp), *(server.run for server in self.tcp)]

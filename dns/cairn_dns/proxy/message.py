@@ -139,8 +139,9 @@ def walk(wire: bytes) -> Iterator[Place]:
 
     Costs a few steps per record; names are skipped, not read.
     """
-    question = question_of(wire)
-    at = HEADER_BYTES + len(question.name) + 4
+    if len(wire) < HEADER_BYTES or wire[4:6] != b"\0\1":
+        raise Malformed("not exactly one question")
+    at = _skip_name(wire, HEADER_BYTES) + 4
     counts = struct.unpack_from("!HHH", wire, 6)
     if sum(counts) > MAX_RECORDS:
         raise Malformed("too many records")

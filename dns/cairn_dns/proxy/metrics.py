@@ -19,6 +19,9 @@ class ForwardMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
+        # finding a child by its labels costs more than observing with it
+        self._children: dict[tuple[Server, bool], Histogram] = {}
+        self._zone_children: dict[str, Histogram] = {}
         self._failures = Counter(
             "forwarder_failures_total",
             "questions that no server answered",
@@ -48,7 +51,11 @@ class ForwardMetrics:
 
     def answered(self, server: Server, tcp: bool, took_s: float) -> None:
         """A server has answered."""
-        self._server_durations.labels(_PROTOCOL[tcp], place(server)).observe(took_s)
+        child = self._children.get((server, tcp))
+        if child is None:
+            child = self._server_durations.labels(_PROTOCOL[tcp], place(server))
+            self._children[server, tcp] = child
+        child.observe(took_s)
 
     def silent(self, server: Server, tcp: bool, reason: str) -> None:
         """A server has not."""
@@ -58,7 +65,10 @@ class ForwardMetrics:
         """A question has come to its end. Zones are bounded: they are suffixes of routes."""
         zone = "." if plan.route.kind is Kind.UPSTREAM else plan.route.zone
         if ok:
-            self._durations.labels(zone).observe(took_s)
+            child = self._zone_children.get(zone)
+            if child is None:
+                child = self._zone_children[zone] = self._durations.labels(zone)
+            child.observe(took_s)
         else:
             self._failures.labels(zone).inc()
 

@@ -207,13 +207,13 @@ def test_an_answer_in_use_outlives_one_that_is_not() -> None:
 def test_a_reply_that_is_too_long_for_the_client_is_cut_to_its_question() -> None:
     query, reply = exchange(*[("www.example", 60, "A", f"203.0.113.{n}") for n in range(40)])
     _, limit = read_query(query, tcp=False)
-    cut = dns.message.from_wire(fit(reply, query, limit))
+    cut = dns.message.from_wire(fit(reply, query, len(query), limit))
     assert cut.flags & 0x0200
     assert not cut.answer
 
 
 def test_a_failure_without_its_question_gets_it_back() -> None:
     query, _ = exchange()
-    reply = fit(b"\0\0\x81\x82" + bytes(8), query, 512)
+    reply = fit(b"\0\0\x81\x82" + bytes(8), query, len(query), 512)
     assert dns.message.from_wire(reply).rcode() == 2
     assert question_of(reply) == question_of(query)
