@@ -15,7 +15,7 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import make_digest_acl
 
-from cairn_core.clusterview import io_zookeeper
+from cairn_core.clusterview import io_zookeeper, masters
 from cairn_core.clusterview.io_zookeeper import ZooKeeperMasters
 from cairn_core.clusterview.masters import parse_ensemble
 from cairn_core.testing.requires import requires
@@ -225,11 +225,36 @@ async def test_zookeeper_may_be_away_at_the_start_and_later(server: Server) -> N
     assert found.masters.current == ()
 
 
+async def test_a_client_that_stays_away_is_replaced(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io_zookeeper, "GIVE_UP_S", 0.2)
+    monkeypatch.setattr(io_zookeeper, "ANSWER_S", 0.1)
+    made = 0
+    make = io_zookeeper._client
+
+    def counted(ensemble: masters.Ensemble) -> Any:
+        nonlocal made
+        made += 1
+        return make(ensemble)
+
+    monkeypatch.setattr(io_zookeeper, "_client", counted)
+    async with Found(f"zk://{server.place}/mesos").running() as found:
+        async with asyncio.timeout(60):
+            while made < 3:  # noqa: ASYNC110 - what we wait for has no event of its own
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(io_zookeeper, "GIVE_UP_S", 60.0)
+        monkeypatch.setattr(io_zookeeper, "ANSWER_S", 10.0)
+        await server.start()
+        async with Ensemble(server) as ensemble:
+            await ensemble.add(info("10.0.0.1"))
+        await found.are("10.0.0.1:5050")
+
+
 async def test_one_server_that_answers_is_enough(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A fifth of it is what a server may take that accepts and says nothing.
-    monkeypatch.setattr(io_zookeeper, "SESSION_S", 10.0)
+    monkeypatch.setattr(io_zookeeper, "EXCHANGE_S", 0.5)
     await server.start()
     with socket.create_server(("127.0.0.2", 0)) as silent:
         port = silent.getsockname()[1]

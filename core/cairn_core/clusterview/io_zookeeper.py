@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 SESSION_S = 60.0
 #: Servers that do not answer are given up after this, so that the next one has its turn, seconds.
 CONNECT_S = 3.0
+#: A server that has begun to listen but does not serve yet answers nothing, seconds.
+EXCHANGE_S = 5.0
 #: Longest pause between two rounds over all servers, seconds.
 RECONNECT_MAX_S = 5.0
 #: Compat: changes are told at most this often, seconds.
@@ -35,6 +37,8 @@ EVERY_S = 1.0
 ANSWER_S = 10.0
 #: We look this often even if nobody told us to, seconds.
 LOOK_AGAIN_S = 60.0
+#: A client of the library that was away for so long is replaced by another, seconds.
+GIVE_UP_S = 120.0
 #: Bytes of one node that are read.
 MAX_NODE_BYTES = 64 * 1024
 
@@ -50,6 +54,22 @@ class ZooKeeperMasters(KnownMasters):
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until `stop`; nothing that ZooKeeper does ends it sooner."""
+        stopping = asyncio.create_task(stop.wait(), name="zookeeper-stop")
+        try:
+            while not stop.is_set():
+                following = asyncio.create_task(self._one_client(), name="zookeeper-follow")
+                try:
+                    await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    if following.done():
+                        following.result()
+                finally:
+                    following.cancel()
+                    await asyncio.gather(following, return_exceptions=True)
+        finally:
+            stopping.cancel()
+
+    async def _one_client(self) -> None:
+        """Follow with one client, until it has been away for so long that another may do better."""
         loop = asyncio.get_running_loop()
 
         def look(*_: object) -> None:
@@ -61,35 +81,29 @@ class ZooKeeperMasters(KnownMasters):
         client.add_listener(look)
         client.start_async()
         try:
-            following = asyncio.create_task(self._follow(client, look), name="zookeeper-follow")
-            stopping = asyncio.create_task(stop.wait(), name="zookeeper-stop")
-            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            seen_at = loop.time()
+            while loop.time() - seen_at < GIVE_UP_S:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN_S if client.connected else ANSWER_S):
+                        await self._look.wait()
+                self._look.clear()
+                if client.connected:
+                    seen_at = loop.time()
+                    await self._try_to_read(client, look)
+                    await asyncio.sleep(EVERY_S)
+                else:
+                    self._tell(f"no answer from {self._ensemble}")
         finally:
             ending = threading.Thread(target=_end, args=(client,), daemon=True)
             ending.start()
             await asyncio.to_thread(ending.join, CONNECT_S)
 
-    async def _follow(self, client: Any, look: Callable[..., None]) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_S if client.connected else ANSWER_S):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
-            self._look.clear()
-            if not client.connected:
-                self._tell(f"no answer from {self._ensemble}")
-                continue
-            try:
-                await self._read(client, look)
-            except (KazooException, KazooTimeoutError, TimeoutError, OSError) as error:
-                self._tell(f"{self._ensemble}: {type(error).__name__} {shorten(str(error))}")
-                self._look.set()
-            await asyncio.sleep(EVERY_S)
+    async def _try_to_read(self, client: Any, look: Callable[..., None]) -> None:
+        try:
+            await self._read(client, look)
+        except (KazooException, KazooTimeoutError, TimeoutError, OSError) as error:
+            self._tell(f"{self._ensemble}: {type(error).__name__} {shorten(str(error))}")
+            self._look.set()
 
     async def _read(self, client: Any, look: Callable[..., None]) -> None:
         """Look once, and leave watches behind."""
@@ -141,11 +155,19 @@ class ZooKeeperMasters(KnownMasters):
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # the library has no types
-    """Gives up servers that do not answer before a session would end."""
+    """Gives up servers that do not answer long before a session would end."""
 
     def create_connection(self, *args: Any, **named: Any) -> Any:
         named["timeout"] = min(CONNECT_S, named.get("timeout", CONNECT_S))
         return super().create_connection(*args, **named)
+
+    def select(
+        self, read: Sequence[Any], write: Sequence[Any], other: Sequence[Any], timeout: float
+    ) -> Any:
+        # A socket alone is waited for in the middle of an exchange only.
+        if len(read) + len(write) == 1:
+            timeout = min(EXCHANGE_S, timeout)
+        return super().select(read, write, other, timeout)
 
 
 def _client(ensemble: Ensemble) -> Any:
