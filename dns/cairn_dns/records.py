@@ -25,9 +25,12 @@ MAX_PORT = 65535
 MAX_NAME = 253
 
 # What a label can hold without being written in another way in zone files: lower case, no dots,
-# no wildcard, nothing that needs an escape.
-_LABEL = r"[!#%-'+,\-/0-9:<-?\[\]^-~]{1,63}"
+# nothing that needs an escape.
+# Differs: no `*` either; other servers that take over the zone would answer every name with it.
+_CHARACTERS = r"!#-'+,\-/0-9:<-?\[\]^-~"
+_LABEL = rf"[{_CHARACTERS}]{{1,63}}"
 _NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+_ASKED = re.compile(rf"[{_CHARACTERS}.]+")
 # With parts no longer than these no name exceeds a limit, and nothing has to be checked:
 # 7 dots and underscores, port name, task name with its ending, protocol and domains make 246.
 _SHORT_TASK, _SHORT_ENDING, _SHORT_PORT, _SHORT_PROTOCOL, _SHORT_DOMAINS = 44, 19, 40, 16, 120
@@ -233,7 +236,7 @@ def task_names(task: TaskRow, rules: Rules) -> tuple[str, ...]:
     if not raw:
         return (mangle(task.name, rfc952=rules.rfc952),)
     label = mangle(raw, rfc952=rules.rfc952)
-    return (label,) if raw == label or not is_name(raw) else (raw, label)
+    return (raw, label) if raw != label and _ASKED.fullmatch(raw) else (label,)
 
 
 def task_records(
@@ -274,7 +277,7 @@ def task_records(
             records.append((owner + inside, SRV, (host_inside, number)))
             if rules.slave_discovery_ports:
                 records.append((owner + on_agent, SRV, (host_on_agent, number)))
-        short = short and 0 < len(name) <= _SHORT_TASK
+        short = short and len(name) <= _SHORT_TASK and is_name(name)
     if not short:
         fit = fitting(records)
         if len(fit) != len(records):
