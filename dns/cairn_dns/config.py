@@ -4,7 +4,7 @@ Keys of the original: `records/config.go`; what it checks: `validation`.  Settin
 an underscore or are new words; they come last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
@@ -13,6 +13,9 @@ from cairn_core.errors import shorten
 from cairn_core.kit.config import CommonConfig, Port, Secret
 
 from . import validation
+from .addresses import Address
+from .encode import ZoneSettings
+from .records import Rules
 
 #: Loopback, private, shared and link-local addresses (RFC 1918, 4193, 6598, 3927).
 PRIVATE_NETWORKS = (
@@ -243,3 +246,52 @@ class DnsConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
         if unknown:
             raise ValueError(f"unknown key {shorten(min(unknown), 40)!r}")
         return Credentials(**given)
+
+
+def record_rules(config: DnsConfig, own_addresses: Sequence[Address]) -> Rules:
+    """What `records` has to know."""
+    return Rules(
+        domain=config.zone,
+        ip_sources=tuple(config.ip_sources),
+        rfc952=config.rfc952,
+        own_name=validation.valid_name(config.soa_mname),
+        own_addresses=tuple(own_addresses),
+        dcos_branch=config.dcos_branch,
+        slave_discovery_ports=config.slave_discovery_ports,
+        healthy_only=config.healthy_only,
+        dcos_zones=config.dcos_zones,
+        reverse=config.reverse_dns_on,
+    )
+
+
+def zone_settings(config: DnsConfig) -> list[ZoneSettings]:
+    """What `encode` has to know, the zone of the cluster first."""
+    mname, rname = validation.valid_name(config.soa_mname), validation.mailbox(config.soa_rname)
+    zones = [
+        ZoneSettings(
+            domain=config.zone,
+            ttl=config.ttl,
+            srv_weight=config.srv_weight,
+            soa_mname=mname,
+            soa_rname=rname,
+            soa_refresh=config.soa_refresh,
+            soa_retry=config.soa_retry,
+            soa_expire=config.soa_expire,
+        )
+    ]
+    if config.dcos_zones:
+        # Compat: the numbers of dcos-net, `dcos_dns.hrl`
+        zones.append(
+            ZoneSettings(
+                domain=DCOS_DOMAIN,
+                ttl=5,
+                srv_priority=1,
+                soa_mname=mname,
+                soa_rname=rname,
+                soa_refresh=60,
+                soa_retry=180,
+                soa_expire=86400,
+                soa_minimum=1,
+            )
+        )
+    return zones

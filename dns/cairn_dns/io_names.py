@@ -1,0 +1,207 @@
+"""The names of the cluster as they are now, and the way of each change to the serving processes.
+
+    source --Changes--> `on_changes` --merged--> ClusterZone --names--> Encoder --Updates--> send
+
+A change is applied at once.  While one is applied the next ones queue, merged by row, and are
+applied together.  Everything is done in slices between which the event loop has its turn.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cairn_core.clusterview.view import Changes, Snapshot
+from cairn_core.mesos.feed_rows import Row
+
+from .addresses import Address
+from .cluster_zone import ClusterZone
+from .encode import Encoder
+from .io_hosts import HostTable
+from .table import Update
+from .wire import TYPE_NAMES
+from .zone import RecordSet
+
+log = logging.getLogger(__name__)
+
+#: Changed names that are remembered, in all and of one batch.
+MAX_RECENT, MAX_RECENT_OF_BATCH = 1000, 100
+
+Send = Callable[[Update], Awaitable[None]]
+
+
+class Recent(NamedTuple):
+    """A name that changed; `types` are those it has since, none when it is gone."""
+
+    at: float
+    name: str
+    types: tuple[str, ...]
+
+
+class Names:
+    """Keeps records and serving processes in step with the source.
+
+    Invariant: whenever the lock is free and nothing is pending, what was sent is a table of
+    `records`.
+    """
+
+    def __init__(
+        self,
+        zone: ClusterZone,
+        encoder: Encoder,
+        send: Send,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.zone, self.encoder = zone, encoder
+        self.hosts = HostTable(self._hosts_changed)
+        #: Serial of the zones; 0 until something is known.
+        self.serial = 0
+        self.recent: deque[Recent] = deque(maxlen=MAX_RECENT)
+        #: Called with the seconds from a change's arrival until it was sent.
+        self.on_sent: Callable[[float], None] = lambda seconds: None
+        #: Changes of the table, and names that were encoded anew, since the start.
+        self.table_changes = 0
+        self.names_changed = 0
+        self._send, self._clock, self._monotonic = send, clock, monotonic
+        self._pending: dict[str, tuple[Row | None, Row | None]] = {}
+        self._masters: Sequence[Address] | None = None
+        self._hosts_dirty = False
+        self._arrived: float | None = None
+        self._wake = asyncio.Event()
+        self._lock = asyncio.Lock()
+
+    @property
+    def records(self) -> RecordSet:
+        """All records."""
+        return self.zone.records
+
+    @property
+    def known(self) -> bool:
+        """Whether the cluster is known, from a master or from disk."""
+        return self.serial > 0
+
+    # -- what happens --------------------------------------------------------------------------
+
+    def on_changes(self, changes: Changes) -> None:
+        """The cluster has changed."""
+        merge(self._pending, changes.rows)
+        self._came()
+
+    def on_masters(self, addresses: Sequence[Address]) -> None:
+        """The masters, in the order of their numbers."""
+        self._masters = tuple(addresses)
+        self._came()
+
+    def _hosts_changed(self) -> None:
+        self._hosts_dirty = True
+        self._came()
+
+    def _came(self) -> None:
+        if self._arrived is None:
+            self._arrived = self._monotonic()
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Apply what comes until `stop`."""
+        stopping = asyncio.create_task(stop.wait(), name="names-stop")
+        applying = asyncio.create_task(self._apply_all(), name="names-apply")
+        try:
+            await asyncio.wait({stopping, applying}, return_when=asyncio.FIRST_COMPLETED)
+            if applying.done():
+                applying.result()
+        finally:
+            stopping.cancel()
+            applying.cancel()
+            await asyncio.gather(stopping, applying, return_exceptions=True)
+
+    async def _apply_all(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.apply()
+
+    # -- applying ------------------------------------------------------------------------------
+
+    async def apply(self) -> None:
+        """Apply and send what is pending."""
+        async with self._lock:
+            arrived, self._arrived = self._arrived, None
+            rows, self._pending = self._pending, {}
+            now = self._clock()
+            if self._masters is not None:
+                self.zone.set_masters(self._masters, now=now)
+                self._masters = None
+            await _in_slices(self.zone.apply(rows, now=now))
+            if self._hosts_dirty:
+                self._hosts_dirty = False
+                self.zone.set_hosts(self.hosts.addresses, now=now)
+            self.hosts.want(self.zone.hosts_wanted())
+            changed = self.records.take_changed()
+            if not self.known:
+                await self._send_whole()
+            elif changed:
+                self.serial = self._next_serial()
+                self._remember(changed, now)
+                self.names_changed += len(changed)
+                await self._send_all(self.encoder.changed(self.records, changed, self.serial))
+            if arrived is not None and (changed or rows):
+                self.on_sent(self._monotonic() - arrived)
+
+    async def rebuild(self, zone: ClusterZone, encoder: Encoder, snapshot: Snapshot) -> None:
+        """Put another zone, made of the same cluster by other rules, in place of this one."""
+        async with self._lock:
+            # what is pending is in the snapshot already
+            self._pending.clear()
+            now = self._clock()
+            zone.set_hosts(self.hosts.addresses, now=now)
+            await _in_slices(zone.apply({k: (None, row) for k, row in snapshot.rows()}, now=now))
+            zone.records.take_changed()
+            self.zone, self.encoder = zone, encoder
+            self.hosts.want(zone.hosts_wanted())
+            if self.known:
+                await self._send_whole()
+
+    async def whole(self) -> None:
+        """Send everything again."""
+        async with self._lock:
+            if self.known:
+                await self._send_whole()
+
+    async def _send_whole(self) -> None:
+        self.serial = self._next_serial()
+        await self._send_all(self.encoder.whole(self.records, self.serial))
+
+    async def _send_all(self, updates: Iterable[Update]) -> None:
+        for update in updates:
+            await self._send(update)
+            await asyncio.sleep(0)
+        self.table_changes += 1
+
+    def _next_serial(self) -> int:
+        """The time, or one more than the last (RFC 1982 lets it wrap; that is in 2106)."""
+        return max(self.serial + 1, int(self._clock())) & 0xFFFFFFFF
+
+    def _remember(self, names: Iterable[str], now: float) -> None:
+        for name, _ in zip(names, range(MAX_RECENT_OF_BATCH), strict=False):
+            types = sorted(TYPE_NAMES[kind] for kind in self.records.kinds(name))
+            self.recent.append(Recent(now, name, tuple(types)))
+
+
+def merge(
+    pending: dict[str, tuple[Row | None, Row | None]],
+    rows: Mapping[str, tuple[Row | None, Row | None]],
+) -> None:
+    """Add changes of rows to earlier ones; what was changed and changed back is none."""
+    for key, (before, after) in rows.items():
+        first = pending.pop(key)[0] if key in pending else before
+        if first != after:
+            pending[key] = (first, after)
+
+
+async def _in_slices(work: Iterator[Any]) -> None:
+    for _ in work:
+        await asyncio.sleep(0)
