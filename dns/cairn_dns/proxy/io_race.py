@@ -9,7 +9,7 @@ from typing import Protocol
 from cairn_dns.wire import NOERROR
 
 from .ask import rcode_of
-from .message import Malformed, walk
+from .message import Malformed, check
 from .race import AFTERWARDS_S, Race, Servers, ServerState
 from .routes import Server
 
@@ -129,8 +129,7 @@ def _makes_sense(reply: bytes) -> bool:
     """Whether the records of a reply can be told apart; a failure may come without its question."""
     try:
         if reply[4:6] == b"\0\1":
-            for _ in walk(reply):
-                pass
+            check(reply)
     except Malformed:
         return False
     return reply[4:6] == b"\0\1" or rcode_of(reply) != NOERROR

@@ -17,6 +17,7 @@ QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0
 RCODE = 0x000F
 
 _HEADER = struct.Struct("!HHHHHH")
+_COUNTS = struct.Struct("!HHH")
 _FIXED = struct.Struct("!HHIH")
 #: Where names lie in record data: bytes before the first, and how many.  RFC 3597, 4: these
 #: types, and no others, may come compressed.
@@ -134,6 +135,27 @@ def read_name(wire: bytes, at: int) -> tuple[bytes, int]:
             raise Malformed("label of an unknown kind")
 
 
+def check(wire: bytes) -> None:
+    """Raise Malformed unless the records of a message can be told apart; `walk` without looking.
+
+    For every reply that comes: a few hundred nanoseconds per record.
+    """
+    if len(wire) < HEADER_BYTES or wire[4:6] != b"\0\1":
+        raise Malformed("not exactly one question")
+    at, size = _skip_name(wire, HEADER_BYTES) + 4, len(wire)
+    count = sum(_COUNTS.unpack_from(wire, 6))
+    if count > MAX_RECORDS:
+        raise Malformed("too many records")
+    for _ in range(count):
+        # mostly a pointer
+        at = (at + 2 if at < size and wire[at] >= 0xC0 else _skip_name(wire, at)) + 10
+        if at > size:
+            raise Malformed("record is cut")
+        at += wire[at - 2] << 8 | wire[at - 1]
+    if at > size:
+        raise Malformed("record data is cut")
+
+
 def walk(wire: bytes) -> Iterator[Place]:
     """Every record of a message with one question, in order.  Raises Malformed.
 
@@ -142,7 +164,7 @@ def walk(wire: bytes) -> Iterator[Place]:
     if len(wire) < HEADER_BYTES or wire[4:6] != b"\0\1":
         raise Malformed("not exactly one question")
     at = _skip_name(wire, HEADER_BYTES) + 4
-    counts = struct.unpack_from("!HHH", wire, 6)
+    counts = _COUNTS.unpack_from(wire, 6)
     if sum(counts) > MAX_RECORDS:
         raise Malformed("too many records")
     for section, count in enumerate(counts):

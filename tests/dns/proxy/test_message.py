@@ -1,5 +1,7 @@
 """Messages taken apart, renamed and put together, compared with an independent library."""
 
+from collections.abc import Callable
+
 import dns.flags
 import dns.message
 import dns.rrset
@@ -7,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn_dns.proxy.message import TC, Malformed, Message, Question, build, parse, read_name
+from cairn_dns.proxy.message import (
+    TC,
+    Malformed,
+    Message,
+    Question,
+    build,
+    check,
+    parse,
+    read_name,
+    walk,
+)
 from cairn_dns.proxy.rewrite import Rename, TooLong, back, ends_in, out
 from cairn_dns.wire import text_name, wire_name
 
@@ -162,3 +174,22 @@ def test_a_name_that_is_too_long_under_its_real_domain_is_told() -> None:
 )
 def test_a_suffix_ends_at_the_border_of_a_label(name: str, suffix: str, expected: bool) -> None:
     assert ends_in(question(name).name, wire_name(suffix)) is expected
+
+
+@given(st.lists(RECORD, max_size=6), st.data())
+def test_a_message_passes_the_check_exactly_when_it_can_be_walked(
+    records: list[tuple[str, str, str]], data: st.DataObject
+) -> None:
+    wire = bytearray(reply("web.marathon.mesos", "A", *records))
+    for _ in range(data.draw(st.integers(0, 4))):
+        wire[data.draw(st.integers(4, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(wire[: data.draw(st.integers(0, len(wire)))]) if data.draw(st.booleans()) else wire
+
+    def fails(look: Callable[[bytes], object]) -> bool:
+        try:
+            look(bytes(cut))
+        except Malformed:
+            return True
+        return False
+
+    assert fails(check) == fails(lambda one: list(walk(one)))
