@@ -183,3 +183,92 @@ asyncio.run(main())
     assert "nameserver 198.51.100.1" in inside(netns, code)
     assert (tmp_path / "mine").read_text() == ORIGINAL
     assert (tmp_path / "resolv.conf").read_text() == ""
+
+
+WHOLE = """
+import os, signal, socket, subprocess, sys, time
+from pathlib import Path
+import dns.exception, dns.message, dns.query
+
+folder = Path(sys.argv[1])
+path = folder / "resolv.conf"
+subprocess.run(["mount", "--bind", folder / "mine", path], check=True)
+listeners = []
+if sys.argv[2] == "inherited":
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        sock = socket.socket(socket.AF_INET, kind)
+        sock.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+        sock.bind(("198.51.100.1", 53))
+        if kind == socket.SOCK_STREAM:
+            sock.listen()
+        listeners.append(sock)
+
+def start():
+    child = os.fork()
+    if child:
+        return child
+    for number, sock in enumerate(listeners):
+        os.dup2(sock.fileno(), 100 + number)
+    for number in range(len(listeners)):
+        os.dup2(100 + number, 3 + number)
+    if listeners:
+        os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(listeners))}
+    command = [sys.executable, "-m", "cairn_dns.proxy", "--config", folder / "c.json"]
+    os.execv(sys.executable, command)
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, path.read_text()
+        time.sleep(0.02)
+
+def ours():
+    return path.read_text().count("nameserver 198.51.100.") == 3
+
+child = start()
+until(ours)
+query = dns.message.make_query("ready.spartan", "A")
+for where in ("198.51.100.1", "198.51.100.3", "fd01:d::c633:6401"):
+    for ask in (dns.query.udp, dns.query.tcp):
+        assert ask(query, where, timeout=5).answer, (where, ask)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+assert ours()
+child = start()
+until(lambda: b"198.51.100.1" in subprocess.run(["ip", "addr"], capture_output=True).stdout)
+
+def answers():
+    try:
+        return bool(dns.query.udp(query, "198.51.100.2", timeout=1).answer)
+    except (OSError, dns.exception.Timeout):
+        return False
+
+until(answers)
+os.kill(child, signal.SIGTERM)
+assert os.waitpid(child, 0)[1] == 0
+assert b"198.51.100" not in subprocess.run(["ip", "addr"], capture_output=True).stdout
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+@pytest.mark.parametrize("sockets", ["own", "inherited"])
+def test_a_whole_host_uses_its_proxy_until_it_is_stopped(
+    netns: str, tmp_path: Path, sockets: str
+) -> None:
+    (tmp_path / "resolv.conf").write_text("")
+    (tmp_path / "mine").write_text(ORIGINAL)
+    settings = {
+        "resolv_conf": str(tmp_path / "resolv.conf"),
+        "state_dir": str(tmp_path / "state"),
+        "control_socket": str(tmp_path / "s.sock"),
+        "search": ["mesos"],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(settings))
+    done = subprocess.run(
+        ["ip", "netns", "exec", netns, "unshare", "--mount", sys.executable, "-c", WHOLE,
+         str(tmp_path), sockets],
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mine").read_text() == ORIGINAL
