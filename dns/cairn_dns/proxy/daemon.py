@@ -102,7 +102,7 @@ class Proxy:
         check(config)
         for name in ("udp_port", "tcp_port", "bind_ips", "bind_interface", "proxy_addresses",
                      "http_port", "http_listener", "control_socket", "state_dir", "resolv_conf",
-                     "loadbalance", "handler_limit", "rate_limit"):  # fmt: skip
+                     "loadbalance", "rate_limit"):  # fmt: skip
             if getattr(config, name) != getattr(self.config, name):
                 log.warning("setting needs a restart name=%s", name)
         self.config = config
@@ -110,6 +110,7 @@ class Proxy:
         self.cache.limits = _limits(config)
         self.resolver.asker = self._asker(config)
         self.resolver.stale_after_s = config.stale_after
+        self.resolver.limit = config.handler_limit
         self.front.set_clients(Networks(config.forward_clients))
         await self._own_zones()
         self._route()

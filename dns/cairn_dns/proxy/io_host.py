@@ -90,10 +90,22 @@ class Addresses:
             if missing:
                 link = await self._link(there)
                 for address in missing:
-                    await self._put(address, link)
+                    await self._try(address, link)
         except Unavailable as error:
-            self.problem = str(error)
-            log.error("addresses not added reason=%s", error)
+            self._failed(error)
+
+    async def _try(self, address: str, link: str) -> None:
+        try:
+            await self._put(address, link)
+        except Unavailable as error:
+            if ":" not in address:
+                self._failed(error)
+            else:  # a kernel without IPv6
+                log.warning("address left out address=%s reason=%s", address, error)
+
+    def _failed(self, error: Unavailable) -> None:
+        self.problem = str(error)
+        log.error("addresses not added reason=%s", error)
 
     async def _link(self, there: dict[str, list[str]]) -> str:
         if self.link == "lo" or self.link in there:
