@@ -418,6 +418,36 @@ async def test_a_large_zone_holds_nobody_up(tmp_path: Path) -> None:
         assert len([one for one in records if "l4lb" in one["name"]]) == 8_000
 
 
+def many(count: int) -> dict[str, Any]:
+    records = [{"name": "m", "type": "A", "value": f"11.1.0.{n}"} for n in range(count)]
+    return {"generation": count, "records": records}
+
+
+@pytest.mark.parametrize(
+    ("loadbalance", "turning"), [("round_robin", True), ("random", True), ("disabled", False)]
+)
+async def test_answers_turn_as_the_setting_says(
+    tmp_path: Path, loadbalance: str, turning: bool
+) -> None:
+    name = "m.l4lb.thisdcos.directory"
+    async with running(tmp_path, loadbalance=loadbalance) as proxy:
+        await proxy.control("PUT", VIPS, many(16))
+        answers = [await proxy.values(name) for _ in range(128)]
+        assert {len(set(answer)) for answer in answers} == {16}
+        firsts = {answer[0] for answer in answers}
+        assert len(firsts) == (16 if turning else 1)
+
+
+async def test_what_does_not_fit_a_datagram_comes_over_tcp(tmp_path: Path) -> None:
+    name = "m.l4lb.thisdcos.directory"
+    async with running(tmp_path) as proxy:
+        await proxy.control("PUT", VIPS, many(128))
+        message = await proxy.ask(name)
+        assert message.flags & dns.flags.TC
+        assert len(values(message)) < 128
+        assert len(await proxy.values(name, tcp=True)) == 128
+
+
 async def test_another_daemon_serves_a_path_of_the_http_interface(tmp_path: Path) -> None:
     async def answer(request: Request) -> Answer:
         return Response.json({"path": request.path, "q": request.query.get("q")})
