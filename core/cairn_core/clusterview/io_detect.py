@@ -94,6 +94,9 @@ def find_masters(setting: str | Sequence[str]) -> Masters:
 
 def _checked(place: str) -> str:
     """A `host:port`, or a base URL as it is."""
+    if "@" in place:
+        # It is not shown, for it may hold a password; and it would be, in every log line.
+        raise LocalError("masters: an address holds no user or password")
     if "://" not in place:
         parse_place(place)
     return place

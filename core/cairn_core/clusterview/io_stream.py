@@ -20,6 +20,7 @@ from .io_decode import MAX_BYTES, decode_told, pieces_of
 from .io_follow import Lacks, check_status
 from .operator_events import BadEvent, OperatorTables, master_row
 from .state_json import Told
+from .view import STEP_ROWS
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,10 @@ class OperatorStream:
         info = await self._leader(http, url)
         told.master_id = info.id
         told.rows.insert(0, master_row(info))
-        self.tables.begin(told.rows, told.skipped)
+        self.tables.begin((), told.skipped)
+        for at in range(0, len(told.rows), STEP_ROWS):
+            self.tables.add(told.rows[at : at + STEP_ROWS])
+            await asyncio.sleep(0)
         log.info("operator stream open at=%s rows=%d", url, len(told.rows))
         self.heard_at = asyncio.get_running_loop().time()
         await self._whole(told)

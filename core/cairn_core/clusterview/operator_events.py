@@ -86,6 +86,10 @@ class OperatorTables:
         self.rows = {}
         self._tasks_of = {}
         self.skipped = Counter(skipped or {})
+        self.add(rows)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """More rows of the same snapshot."""
         for row in rows:
             self._put(row.key, row)
 

@@ -145,10 +145,13 @@ def test_a_setting_names_masters_in_one_of_four_ways(tmp_path: Path) -> None:
     assert (found.current, found.leader) == ((), None)
 
 
-@pytest.mark.parametrize("setting", ["", ",", "h", "zk://", "file:///does/not/exist", ["h"]])
+@pytest.mark.parametrize(
+    "setting", ["", ",", "h", "zk://", "file:///does/not/exist", ["h"], ["http://u:secret@h:1"]]
+)
 def test_settings_that_name_no_master(setting: str | list[str]) -> None:
-    with pytest.raises(LocalError):
+    with pytest.raises(LocalError) as caught:
         find_masters(setting)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_names_no_other_file(tmp_path: Path) -> None:
