@@ -82,7 +82,7 @@ def reverse_name(address: Address) -> str:
     '11.0.0.10.in-addr.arpa'
     """
     if len(address) == 4:
-        return ".".join(str(byte) for byte in reversed(address)) + ".in-addr.arpa"
+        return f"{address[3]}.{address[2]}.{address[1]}.{address[0]}.in-addr.arpa"
     return ".".join(reversed(address.hex())) + ".ip6.arpa"
 
 

@@ -288,8 +288,12 @@ class ClusterZone:
             task = self.tasks[key] = Task()
         last = task.row
         if row is not None:
-            self.agents.setdefault(row.agent_id, Agent()).tasks[key] = task
-            self.frameworks.setdefault(row.framework_id, Framework()).tasks[key] = task
+            agent = self.agents.get(row.agent_id) or self.agents.setdefault(row.agent_id, Agent())
+            agent.tasks[key] = task
+            framework = self.frameworks.get(row.framework_id) or self.frameworks.setdefault(
+                row.framework_id, Framework()
+            )
+            framework.tasks[key] = task
         cost = self._show(task, row, now)
         if last is not None and (row is None or row.agent_id != last.agent_id):
             agent = self.agents[last.agent_id]
@@ -338,16 +342,14 @@ class ClusterZone:
 
     def _change(self, old: Made, new: Made, now: float) -> int:
         """Put one row's records in the place of its last ones; the cost, in rows."""
-        self.records.change(old.records, new.records, now=now)
+        backwards = self._reverse.take()
+        self.records.change(old.records + backwards[0], new.records + backwards[1], now=now)
         for kind, count in new.skipped.items():
             self.skipped[kind] += count
         for kind, count in old.skipped.items():
             self.skipped[kind] -= count
             if not self.skipped[kind]:
                 del self.skipped[kind]
-        remove, add = self._reverse.take()
-        if remove or add:
-            self.records.change(remove, add, now=now)
         made = len(old.records) + len(new.records)
         self.work += made
         return 1 + made // RECORDS_PER_ROW

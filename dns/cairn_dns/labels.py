@@ -46,9 +46,9 @@ def domain_fragment(name: str, *, rfc952: bool = False) -> str:
 
 def task_hash(task_id: str) -> str:
     """Five characters that tell tasks of one name apart."""
-    text = task_id.encode(errors="surrogatepass")
-    bits = int.from_bytes(hashlib.sha1(text, usedforsecurity=False).digest()[:4], "big")
-    return _PAIRS[bits >> 22] + _PAIRS[bits >> 12 & 1023] + ZBASE32[bits >> 7 & 31]
+    digest = hashlib.sha1(task_id.encode(errors="surrogatepass"), usedforsecurity=False)
+    bits = int(digest.hexdigest()[:7], 16) >> 3  # the first 25
+    return _PAIRS[bits >> 15] + _PAIRS[bits >> 5 & 1023] + ZBASE32[bits & 31]
 
 
 def canonical(name: str, task_id: str, agent_id: str) -> str:

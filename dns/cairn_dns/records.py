@@ -10,9 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, TaskRow
+from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, PortRow, TaskRow
 
 from .addresses import Address, address_text, framework_host, one_per_family, parse_address
 from .labels import domain_fragment, host_ending, mangle
@@ -34,6 +35,10 @@ _ASKED = re.compile(rf"[{_CHARACTERS}.]+")
 # With parts no longer than these no name exceeds a limit, and nothing has to be checked:
 # 7 dots and underscores, port name, task name with its ending, protocol and domains make 246.
 _SHORT_TASK, _SHORT_ENDING, _SHORT_PORT, _SHORT_PROTOCOL, _SHORT_DOMAINS = 44, 19, 40, 16, 120
+#: Where the tail of the agent's id begins in the ending of a host name, behind `-ybndr-`.
+_TAIL = 7
+#: So many ports of a task are kept for others that have the same.
+_FEW_PORTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,8 +259,13 @@ def task_records(
     ending = host_ending(task.id, task.agent_id)
     skipped: dict[str, int] = {}
     numbers = _numbers(task.ports, skipped)
-    services, short = _services(task, rules, skipped)
-    short = short and domains.short and len(ending) <= _SHORT_ENDING and is_name(ending)
+    # Compat: only a discovery name, not discovery information as such, makes the difference
+    ports = task.discovery_ports if task.discovery_name else ()
+    services = (_known_services if len(ports) <= _FEW_PORTS else _services)(ports, rules.rfc952)
+    if services.bad:
+        skipped["port"] = skipped.get("port", 0) + services.bad
+    short = services.short and domains.short and len(ending) <= _SHORT_ENDING
+    short = short and ending.isascii() and ending[_TAIL:].isalnum()
     records: list[Record] = []
     host_inside = ""
     for name in task_names(task, rules):
@@ -266,18 +276,19 @@ def task_records(
         if numbers:
             owners = [f"_{name}._tcp.{on_agent}", f"_{name}._udp.{on_agent}"]
             if not task.discovery_name:
-                # Compat: discovery information without a name makes no difference
                 owners += [f"_{name}._tcp.{inside}", f"_{name}._udp.{inside}"]
             for number in numbers:
                 value = (host_on_agent, number)
                 for owner in owners:
                     records.append((owner, SRV, value))
-        for before, protocol, number in services:
-            owner = f"{before}_{name}._{protocol}."
-            records.append((owner + inside, SRV, (host_inside, number)))
+        for before, protocol, number in services.parts:
+            owner = f"{before}_{name}._{protocol}.{inside}"
+            records.append((owner, SRV, (host_inside, number)))
             if rules.slave_discovery_ports:
-                records.append((owner + on_agent, SRV, (host_on_agent, number)))
-        short = short and len(name) <= _SHORT_TASK and is_name(name)
+                owner = f"{before}_{name}._{protocol}.{on_agent}"
+                records.append((owner, SRV, (host_on_agent, number)))
+        # without a dot it is a label, or nothing
+        short = short and 0 < len(name) <= _SHORT_TASK and ("." not in name or is_name(name))
     if not short:
         fit = fitting(records)
         if len(fit) != len(records):
@@ -297,31 +308,36 @@ def _host_records(
         records.append((host, kind, one))
 
 
-def _services(
-    task: TaskRow, rules: Rules, skipped: dict[str, int]
-) -> tuple[list[tuple[str, str, int]], bool]:
-    """What stands before a task's name, protocol and number of each service; whether all of
-    them are short."""
-    if not task.discovery_name or not task.discovery_ports:
-        return [], True
-    services: list[tuple[str, str, int]] = []
-    short, bad = True, max(0, len(task.discovery_ports) - MAX_PORTS)
-    for port in task.discovery_ports[:MAX_PORTS]:
+class _Services(NamedTuple):
+    """What discovery ports make of a task's name: what stands before it, protocol, number.
+
+    short: whether no limit need be checked. bad: ports that are none.
+    """
+
+    parts: Sequence[tuple[str, str, int]]
+    short: bool
+    bad: int
+
+
+def _services(ports: tuple[PortRow, ...], rfc952: bool) -> _Services:
+    parts: list[tuple[str, str, int]] = []
+    short, bad = True, max(0, len(ports) - MAX_PORTS)
+    for port in ports[:MAX_PORTS]:
         number = port.number
         if not 0 <= number <= MAX_PORT:
             bad += 1
             continue
-        protocol = mangle(port.protocol, rfc952=rules.rfc952)
-        name = mangle(port.name, rfc952=rules.rfc952)
-        for one in (protocol,) if protocol else ("tcp", "udp"):
-            services.append(("", one, number))
+        protocol, name = mangle(port.protocol, rfc952=rfc952), mangle(port.name, rfc952=rfc952)
+        protocols = (protocol,) if protocol else ("tcp", "udp")
+        parts += [("", one, number) for one in protocols]
         if name:
-            for one in (protocol,) if protocol else ("tcp", "udp"):
-                services.append((f"_{name}.", one, number))
+            parts += [(f"_{name}.", one, number) for one in protocols]
         short = short and len(name) <= _SHORT_PORT and len(protocol) <= _SHORT_PROTOCOL
-    if bad:
-        skipped["port"] = skipped.get("port", 0) + bad
-    return services, short
+    return _Services(parts, short, bad)
+
+
+#: Instances of an application have equal ports.
+_known_services = lru_cache(maxsize=1024)(_services)
 
 
 def _numbers(ranges: Iterable[tuple[int, int]], skipped: dict[str, int]) -> list[int]:

@@ -59,6 +59,8 @@ class Reverse:
         """Records to remove and to add since the last call."""
         remove: list[Record] = []
         add: list[Record] = []
+        if not self._touched:
+            return remove, add
         for address in self._touched:
             name, shown = self._name(address), self._shown.get(address)
             if name != shown:

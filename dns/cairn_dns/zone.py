@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, KeysView
 from typing import Any, TypeAlias
 
-from .bags import added, removed, things
+from .bags import added, put, removed, things
 from .wire import AAAA, SRV, A
 
 #: A and AAAA: the address, 4 or 16 bytes.  SRV: (target, port).  CNAME, PTR, NS: a name.
@@ -61,9 +61,10 @@ class RecordSet:
         """
         gone, new = list(remove), list(add)
         if gone and new:
-            old_counts, new_counts = Counter(gone), Counter(new)
-            gone = list((old_counts - new_counts).elements())
-            new = list((new_counts - old_counts).elements())
+            counts = Counter(new)
+            counts.subtract(gone)
+            new = list(counts.elements())
+            gone = list((-counts).elements())
         self._add(new, now)
         self._remove(gone, now)
 
@@ -112,7 +113,8 @@ class RecordSet:
         return len(self._nodes)
 
     def _add(self, records: Iterable[Record], now: float) -> None:
-        nodes, counts, changed = self._nodes, self.counts, self._changed
+        nodes, counts = self._nodes, self.counts
+        target_name, target = "", _Node("")
         for name, kind, value in records:
             node = nodes.get(name)
             if node is None:
@@ -124,13 +126,13 @@ class RecordSet:
                     node.services, new = added(node.services, value)
                     if not new:
                         continue
-                target = nodes.get(value[0])  # type: ignore[arg-type]  # SRV
-                if target is None:
-                    target = nodes[value[0]] = _Node(value[0])  # type: ignore[arg-type,index]
-                if target.owners is None:
-                    target.owners = node
-                else:
-                    target.owners, _ = added(target.owners, node)
+                # services of one task lead to one host, mostly
+                if value[0] is not target_name:
+                    target_name = value[0]  # type: ignore[assignment]  # SRV
+                    target = nodes.get(target_name) or nodes.setdefault(
+                        target_name, _Node(target_name)
+                    )
+                target.owners = put(target.owners, node)
             elif kind in _ADDRESS_BYTES:
                 if node.addresses is None:
                     node.addresses = value
@@ -146,8 +148,7 @@ class RecordSet:
                     continue
             node.changed_at = now
             if not node.noted:
-                node.noted = True
-                changed.append(node)
+                self._note(node)
             counts[kind] = counts.get(kind, 0) + 1
 
     def _remove(self, records: Iterable[Record], now: float) -> None:
@@ -164,7 +165,8 @@ class RecordSet:
                 continue
             self.counts[kind] -= 1
             node.changed_at = now
-            self._note(node)
+            if not node.noted:
+                self._note(node)
             if kind == SRV:
                 target = nodes[value[0]]  # type: ignore[index]  # SRV
                 target.owners, _ = removed(target.owners, node)
@@ -174,13 +176,13 @@ class RecordSet:
             self._forget_if_empty(node)
 
     def _note(self, node: _Node) -> None:
-        if not node.noted:
-            node.noted = True
-            self._changed.append(node)
+        node.noted = True
+        self._changed.append(node)
 
     def _note_owners(self, node: _Node) -> None:
         for owner in things(node.owners):
-            self._note(owner)
+            if not owner.noted:
+                self._note(owner)
 
     def _forget_if_empty(self, node: _Node) -> None:
         if node.addresses is node.services is node.others is None:
