@@ -1,258 +1,246 @@
-"""Answers made ahead: for each name and type the records in wire form, ready to be sent.
+"""Answers made ahead: what a table has to learn when records change.
 
 RFC 1035 (messages, compression), RFC 2782 (SRV), RFC 2308 (negative answers).  The owner of
-every answer is a pointer to the question, which stands at a fixed place; for a given name the
+an answer is a pointer to the question, which stands at a fixed place; for a given name the
 question has a fixed length, so that even the pointers into the additional section are known now.
+The records themselves are written by `variants`.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
-from .records import Zone
+from .table import Entry, Update, ZoneState
+from .tree import NameTree
+from .variants import ZoneSettings, ZoneWriter
+from .wire import AAAA, CNAME, IN, NS, PTR, SOA, SRV, TXT, TYPE_NAMES, A, BadName, wire_name
+from .zone import RecordSet
 
-A, NS, SOA, AAAA, SRV, OPT, ANY = 1, 2, 6, 28, 33, 41, 255
-IN = 1
-HEADER_BYTES = 12
-#: Orders in which the answers of one question are given, in turn.
-MAX_ROTATIONS = 4
-#: Targets of one SRV answer whose addresses are added.
-MAX_ADDITIONAL_TARGETS = 16
-_POINTER_TO_QUESTION = b"\xc0\x0c"
-_RECORD = struct.Struct("!HHIH")
+__all__ = ["Encoder", "ZoneSettings"]
 
-
-class BadName(ValueError):
-    """A name that cannot be written as DNS labels."""
-
-
-class Section(NamedTuple):
-    """One way to answer a question: `ends[i]` is the length of the first i + 1 answers."""
-
-    answers: bytes
-    ends: tuple[int, ...]
-    additional: bytes
-    additional_count: int
+#: Questions, and bytes of answers, of one update.
+MAX_QUESTIONS, MAX_BYTES = 1000, 256 * 1024
+#: Zone of the counters for names outside of all zones: those of addresses (PTR).
+OUTSIDE = "arpa"
+#: The last counter takes what has none of its own.
+_MAX_COUNTERS = 256
+_OTHER = ("other", "other")
+#: Types that names are asked for with success, besides the SOA.
+_KINDS = (A, NS, CNAME, PTR, TXT, AAAA, SRV)
+_TYPE_CLASS = {kind: struct.pack("!HH", kind, IN) for kind in (*_KINDS, SOA)}
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
-    """What is known of one name: per type the orders to answer in.  No type: an empty
-    non-terminal, which exists without records."""
+class Encoder:
+    """Turns names of a RecordSet into updates of a table.
 
-    by_type: dict[int, tuple[Section, ...]]
+    Invariant: a table that took all updates of a `whole`, and of every `changed` since that was
+    begun, answers as the records are.  A name belongs to the zone with the longest apex that it
+    ends in.
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """All names of the zone, by question name in wire form and lower case.
-
-    apex: name of the zone likewise. soa: an SOA record whose owner is written out, for the
-    authority section. skipped: names that DNS cannot express. loaded: false until the cluster
-    is known; nobody can say then what does not exist.
+    zones: the first one lends its TTL to names outside of all.  Raises BadName.
     """
 
-    names: dict[bytes, Name]
-    apex: bytes
-    soa: bytes
-    skipped: int = 0
-    loaded: bool = True
+    def __init__(self, zones: Sequence[ZoneSettings]) -> None:
+        self._counters: list[tuple[str, str]] = []
+        self._numbers: dict[tuple[str, str], bytes] = {}
+        writers = [ZoneWriter(zone, partial(self._counter, zone.domain)) for zone in zones]
+        self._zones = {writer.domain: writer for writer in writers}
+        lender = zones[0] if zones else ZoneSettings(domain=OUTSIDE)
+        self._outside = ZoneWriter(lender, partial(self._counter, OUTSIDE))
+        self._tree = NameTree()
+        #: CNAMEs, and backwards: answers of who leads to a name hold those of the name.
+        self._leads: dict[str, str] = {}
+        self._led: dict[str, set[str]] = {}
+        self._skipped: set[str] = set()
+        self._filled = False
 
+    @property
+    def skipped(self) -> int:
+        """Names with records that DNS cannot express."""
+        return len(self._skipped)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZoneSettings:
-    """Values of the zone's own records; times in seconds."""
+    def unloaded(self) -> Update:
+        """The table of a server that knows nothing of the cluster yet."""
+        zones = [ZoneState(z.apex, z.authority, loaded=False) for z in self._zones.values()]
+        return Update(begin=True, done=True, zones=zones)
 
-    domain: str = "mesos"
-    ttl: int = 60
-    srv_weight: int = 1
-    soa_mname: str = "ns1.mesos"
-    soa_rname: str = "root.ns1.mesos"
-    soa_refresh: int = 60
-    soa_retry: int = 600
-    soa_expire: int = 86400
+    def whole(self, records: RecordSet, serial: int) -> Iterator[Update]:
+        """A whole table.
 
+        serial: used by the first call; later ones repeat what the last `changed` said.
+        Between two updates the records may change, if `changed` is called for that.
+        """
+        first, self._filled = not self._filled, True
+        if first:
+            for zone in self._zones.values():
+                zone.set_serial(serial)
+        part = _Part(begin=True)
+        for name in list(self._tree.ancestors()):
+            part.put_ancestors.append(wire_name(name))
+            if part.full:
+                yield part.take()
+        for name in list(records.names()):
+            kinds = records.kinds(name)
+            wire = self._wire(name, kinds)
+            if kinds and wire:
+                zone = self._zone_of(name)
+                if first:
+                    self._appear(name, zone, records, part)
+                for kind, entry in zone.entries(name, wire, kinds, records):
+                    part.add(wire + _TYPE_CLASS[kind], entry)
+                if part.full:
+                    yield part.take()
+        for zone in self._zones.values():
+            self._own(zone, records, part)
+        yield self._last(part)
 
-def wire_name(name: str) -> bytes:
-    """A name in wire form, lower-cased.  Raises BadName.
+    def changed(self, records: RecordSet, names: Iterable[str], serial: int) -> Iterator[Update]:
+        """What has to change for `names` (see `RecordSet.take_changed`).  O(names).
 
-    >>> wire_name("Leader.mesos")
-    b'\\x06leader\\x05mesos\\x00'
-    """
-    parts = name.rstrip(".").split(".")
-    try:
-        labels = [part.encode("ascii").lower() for part in parts]
-    except UnicodeEncodeError:
-        raise BadName(f"name is not ascii: {name[:80]!r}") from None
-    if not all(0 < len(label) < 64 for label in labels):
-        raise BadName(f"name has a label of 0 or more than 63 bytes: {name[:80]!r}")
-    wire = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-    if len(wire) > 255:
-        raise BadName(f"name has more than 255 bytes: {name[:80]!r}")
-    return wire
-
-
-def encode_zone(
-    zone: Zone, settings: ZoneSettings, serial: int, last: tuple[Zone, Table] | None = None
-) -> Table:
-    """Every answer of a zone.  O(records).
-
-    last: an earlier zone and its table under the same settings, of which names that have not
-    changed are taken over; so the cost of a small change is that of comparing.
-    """
-    encoder = _Encoder(zone, settings)
-    apex = wire_name(settings.domain)
-    names: dict[bytes, Name] = {}
-    for name in zone.names():
-        try:
-            wire = wire_name(name)
-            kept = last[1].names.get(wire) if last and _same(name, zone, last[0]) else None
-            # The apex holds the serial, which changes.
-            names[wire] = kept if kept is not None and wire != apex else encoder.name(name)
-        except BadName:
-            encoder.skipped += 1
-    soa = _soa(settings, serial)
-    top = dict(names[apex].by_type) if apex in names else {}
-    top[SOA] = (_section([_record(SOA, settings.ttl, soa)]),)
-    top[NS] = (_section([_record(NS, settings.ttl, wire_name(settings.soa_mname))]),)
-    names[apex] = Name(top)
-    _add_empty_names(names, apex)
-    authority = apex + _RECORD.pack(SOA, IN, settings.ttl, len(soa)) + soa
-    return Table(names, apex, authority, encoder.skipped)
-
-
-def _same(name: str, zone: Zone, last: Zone) -> bool:
-    """Whether all answers for a name are as they were."""
-    services = zone.srv.get(name)
-    return (
-        zone.a.get(name) == last.a.get(name)
-        and zone.aaaa.get(name) == last.aaaa.get(name)
-        and services == last.srv.get(name)
-        and all(
-            zone.a.get(target) == last.a.get(target)
-            and zone.aaaa.get(target) == last.aaaa.get(target)
-            for target, _ in services or ()
-        )
-    )
-
-
-def empty_table(domain: str) -> Table:
-    """The table of a server that knows nothing of the cluster yet."""
-    return Table({}, wire_name(domain), b"", loaded=False)
-
-
-class _Encoder:
-    """Encodes names of one zone; keeps what it needs again."""
-
-    def __init__(self, zone: Zone, settings: ZoneSettings) -> None:
-        self._zone = zone
-        self._settings = settings
-        self._targets: dict[str, bytes] = {}
-        #: Names left out.
-        self.skipped = 0
-
-    def name(self, name: str) -> Name:
-        """All types of one name."""
-        zone, ttl = self._zone, self._settings.ttl
-        by_type: dict[int, tuple[Section, ...]] = {}
-        if found := zone.a.get(name):
-            by_type[A] = _rotations([_record(A, ttl, a) for a in found])
-        if also := zone.aaaa.get(name):
-            by_type[AAAA] = _rotations([_record(AAAA, ttl, a) for a in also])
-        if services := zone.srv.get(name):
-            by_type[SRV] = self._services(name, list(services))
-        return Name(by_type)
-
-    def _services(self, name: str, services: list[tuple[str, int]]) -> tuple[Section, ...]:
-        """SRV answers.  The target is written out once, in its first answer, for RFC 2782 forbids
-        to compress it; additional records point to it there."""
-        question = HEADER_BYTES + len(wire_name(name)) + 4
-        usable: list[tuple[str, bytes, int]] = []
-        for target, port in services:
-            try:
-                usable.append((target, self._target(target), port))
-            except BadName:
-                self.skipped += 1
-        sections = []
-        for turn in range(min(len(usable), MAX_ROTATIONS)):
-            offset = question
-            places: dict[str, int] = {}
-            records = []
-            for target, wire, port in usable[turn:] + usable[:turn]:
-                data = struct.pack("!HHH", 0, self._settings.srv_weight, port) + wire
-                records.append(_record(SRV, self._settings.ttl, data))
-                # Behind owner, fixed part, and priority, weight, port.
-                places.setdefault(target, offset + 2 + _RECORD.size + 6)
-                offset += len(records[-1])
-            sections.append(_section(records, self._additional(places)))
-        return tuple(sections)
-
-    def _additional(self, places: dict[str, int]) -> list[bytes]:
-        """First A and first AAAA of each target."""
-        records = []
-        for target, place in list(places.items())[:MAX_ADDITIONAL_TARGETS]:
-            if place >= 0x4000:  # beyond what a pointer reaches
+        A zone without a changed name keeps its serial.
+        """
+        part = _Part()
+        touched: set[str] = set()
+        for name in self._with_aliases(names):
+            kinds = records.kinds(name)
+            wire = self._wire(name, kinds)
+            if not wire:
                 continue
-            owner = struct.pack("!H", 0xC000 | place)
-            if found := self._zone.a.get(target):
-                records.append(_record(A, self._settings.ttl, next(iter(found)), owner))
-            if also := self._zone.aaaa.get(target):
-                records.append(_record(AAAA, self._settings.ttl, next(iter(also)), owner))
-        return records
+            zone = self._zone_of(name)
+            touched.add(zone.domain)
+            known = name in self._tree
+            found: set[int] = set()
+            if kinds:
+                self._appear(name, zone, records, part)
+                for kind, entry in zone.entries(name, wire, kinds, records):
+                    found.add(kind)
+                    part.add(wire + _TYPE_CLASS[kind], entry)
+            elif known:
+                self._vanish(name, zone, part)
+            if known:
+                part.drop += [wire + _TYPE_CLASS[kind] for kind in _KINDS if kind not in found]
+            if part.full:
+                yield part.take()
+        for zone in self._zones.values():
+            if zone.domain in touched:
+                zone.set_serial(serial)
+                yield part.take()  # what was dropped from the apex, before its own are put
+                self._own(zone, records, part)
+        yield self._last(part)
 
-    def _target(self, name: str) -> bytes:
-        wire = self._targets.get(name)
-        if wire is None:
-            wire = self._targets[name] = wire_name(name)
-        return wire
+    def _own(self, zone: ZoneWriter, records: RecordSet, part: "_Part") -> None:
+        """SOA and NS of a zone; NS only where the records have none."""
+        theirs = records.kinds(zone.domain)
+        for kind, entry in zone.own():
+            if kind not in theirs:
+                part.add(zone.apex + _TYPE_CLASS[kind], entry)
+
+    def _last(self, part: "_Part") -> Update:
+        zones = [ZoneState(zone.apex, zone.authority) for zone in self._zones.values()]
+        return part.take(zones, list(self._counters))
+
+    def _wire(self, name: str, kinds: set[int]) -> bytes:
+        """A name in wire form; empty, and noted, when DNS cannot express it."""
+        try:
+            return wire_name(name)
+        except BadName:
+            if kinds:
+                self._skipped.add(name)
+            else:
+                self._skipped.discard(name)
+            return b""
+
+    def _zone_of(self, name: str) -> ZoneWriter:
+        at = name
+        while at:
+            zone = self._zones.get(at)
+            if zone is not None:
+                return zone
+            at = at.partition(".")[2]
+        return self._outside
+
+    def _appear(self, name: str, zone: ZoneWriter, records: RecordSet, part: "_Part") -> None:
+        """A name has records now, or has others than before."""
+        apex = zone.domain if zone is not self._outside else name
+        part.put_ancestors += map(wire_name, self._tree.add(name, apex))
+        target = records.values(name, CNAME)
+        self._lead(name, str(target[0]) if target else None)
+
+    def _vanish(self, name: str, zone: ZoneWriter, part: "_Part") -> None:
+        apex = zone.domain if zone is not self._outside else name
+        part.drop_ancestors += map(wire_name, self._tree.remove(name, apex))
+        self._lead(name, None)
+
+    def _lead(self, name: str, target: str | None) -> None:
+        """Note where a name leads by CNAME."""
+        old = self._leads.pop(name, None)
+        if old is not None:
+            self._led[old].discard(name)
+            if not self._led[old]:
+                del self._led[old]
+        if target is not None:
+            self._leads[name] = target
+            self._led.setdefault(target, set()).add(name)
+
+    def _with_aliases(self, names: Iterable[str]) -> set[str]:
+        """The names, and those whose CNAMEs lead to them."""
+        found = set(names)
+        ahead = list(found) if self._led else []
+        while ahead:
+            new = self._led.get(ahead.pop(), set()) - found
+            found |= new
+            ahead += new
+        return found
+
+    def _counter(self, zone: str, kind: int) -> bytes:
+        """The first byte of variants that are counted for a zone and a type."""
+        label = (zone, TYPE_NAMES[kind])
+        number = self._numbers.get(label)
+        if number is None:
+            label = label if len(self._counters) < _MAX_COUNTERS - 1 else _OTHER
+            if label not in self._counters:
+                self._counters.append(label)
+            number = self._numbers[zone, TYPE_NAMES[kind]] = bytes([self._counters.index(label)])
+        return number
 
 
-def _record(kind: int, ttl: int, data: bytes, owner: bytes = _POINTER_TO_QUESTION) -> bytes:
-    return owner + _RECORD.pack(kind, IN, ttl, len(data)) + data
+class _Part:
+    """An update being made; `take` gives it away and starts the next one."""
 
+    def __init__(self, *, begin: bool = False) -> None:
+        self._begin = begin
+        self._clear()
 
-def _section(records: Sequence[bytes], additional: Iterable[bytes] = ()) -> Section:
-    ends, end = [], 0
-    for record in records:
-        end += len(record)
-        ends.append(end)
-    extra = list(additional)
-    return Section(b"".join(records), tuple(ends), b"".join(extra), len(extra))
+    def _clear(self) -> None:
+        self.put: list[tuple[bytes, Entry]] = []
+        self.drop: list[bytes] = []
+        self.put_ancestors: list[bytes] = []
+        self.drop_ancestors: list[bytes] = []
+        self._bytes = 0
 
-
-def _rotations(records: list[bytes]) -> tuple[Section, ...]:
-    turns = min(len(records), MAX_ROTATIONS)
-    step = max(1, len(records) // turns)
-    return tuple(
-        _section(records[first:] + records[:first]) for first in range(0, turns * step, step)
-    )
-
-
-def _soa(settings: ZoneSettings, serial: int) -> bytes:
-    """RDATA.  # Compat: Mesos-DNS resolver/resolver.go: the minimum is the TTL."""
-    rname = settings.soa_rname.replace("@", ".")
-    return (
-        wire_name(settings.soa_mname)
-        + wire_name(rname)
-        + struct.pack(
-            "!IIIII", serial & 0xFFFFFFFF, settings.soa_refresh, settings.soa_retry,
-            settings.soa_expire, settings.ttl,
+    @property
+    def full(self) -> bool:
+        """Whether it is as large as an update may be."""
+        return (
+            len(self.put) + len(self.drop) + len(self.put_ancestors) >= MAX_QUESTIONS
+            or self._bytes >= MAX_BYTES
         )
-    )  # fmt: skip
 
+    def add(self, question: bytes, entry: Entry) -> None:
+        """Put an entry."""
+        self.put.append((question, entry))
+        self._bytes += len(entry) if isinstance(entry, bytes) else len(entry[0]) * len(entry)
 
-def _add_empty_names(names: dict[bytes, Name], apex: bytes) -> None:
-    """Names that only have names below them exist too.
-
-    # Differs: Mesos-DNS answers NXDOMAIN for them, from which a resolver may conclude that there
-    # is nothing below either (RFC 8020).
-    """
-    empty = Name({})
-    for wire in list(names):
-        rest = wire
-        while len(rest) > len(apex):
-            rest = rest[1 + rest[0] :]
-            if rest in names:
-                break
-            names[rest] = empty
+    def take(
+        self,
+        zones: list[ZoneState] | None = None,
+        counters: list[tuple[str, str]] | None = None,
+    ) -> Update:
+        """The update; with zones it is the last one."""
+        update = Update(
+            self.put, self.drop, self.put_ancestors, self.drop_ancestors,
+            zones, counters, self._begin, zones is not None,
+        )  # fmt: skip
+        self._begin = False
+        self._clear()
+        return update

@@ -1,33 +1,38 @@
-"""Answers over UDP: reads what is there, answers at once, forwards what is not ours.
-
-One socket, drained in small batches, so that other work of the loop gets its turn.
-"""
+"""Answers over UDP: takes what is there, answers it at once, and hands on what is not ours."""
 
 import asyncio
-import logging
 import socket
+from collections.abc import Callable
 from contextlib import suppress
+from time import perf_counter
+from typing import TypeAlias
 
 from .answer import Answerer, Foreign
-from .io_forward import Forwarder
+from .io_mmsg import QUERY_BYTES, REPLY_BYTES, SLOTS, Batch, Client
+from .rate import SLIP, Limiter, slip
+from .stats import Histogram
 
-log = logging.getLogger(__name__)
+#: What is done with a query that is not ours: (query, replies to fall back on, client, send).
+#: `send` is called once, later or at once, or never.
+ForeignHandler: TypeAlias = Callable[[bytes, Foreign, Client, Callable[[bytes], None]], object]
 
-#: Datagrams answered before the loop does something else.
-BATCH = 64
-#: Larger queries are cut, and then refused as malformed.
-MAX_QUERY_BYTES = 4096
-#: Bytes that the kernel queues for us while we build a zone.
-RECEIVE_BUFFER_BYTES = 1024 * 1024
+#: Bytes that the kernel queues for us while we do something else.
+RECEIVE_BUFFER_BYTES = 4 * 1024 * 1024
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
+#: Where each slot's query and reply start.
+_PLACES = [(i, i * QUERY_BYTES, i * REPLY_BYTES) for i in range(SLOTS)]
 
 
-def bind_udp(address: str, port: int) -> socket.socket:
+def bind_udp(address: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """A socket for `UdpServer`.  Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
-        with suppress(OSError):  # more than the system allows; what it allows will do
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+        _enlarge(sock)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setblocking(False)
         sock.bind((address, port))
     except BaseException:
@@ -36,58 +41,83 @@ def bind_udp(address: str, port: int) -> socket.socket:
     return sock
 
 
-class UdpServer:
-    """Serves one bound socket, which it closes at the end."""
+def _enlarge(sock: socket.socket) -> None:
+    """Large buffers; without the right to go beyond the system's limit, what it allows."""
+    for force, plain in (
+        (_SO_RCVBUFFORCE, socket.SO_RCVBUF),
+        (_SO_SNDBUFFORCE, socket.SO_SNDBUF),
+    ):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, RECEIVE_BUFFER_BYTES)
+        except PermissionError:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, plain, RECEIVE_BUFFER_BYTES)
 
-    def __init__(self, sock: socket.socket, answerer: Answerer, forwarder: Forwarder) -> None:
-        #: Datagrams that came, and that were forwarded.
-        self.queries = 0
-        self.forwarded = 0
-        self._socket = sock
-        self._answerer = answerer
-        self._forwarder = forwarder
-        self._group: asyncio.TaskGroup | None = None
+
+class UdpServer:
+    """Serves one bound socket, which it closes at the end.
+
+    limiter: how many answers strangers get; None: any number.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        answerer: Answerer,
+        foreign: ForeignHandler,
+        limiter: Limiter | None = None,
+    ) -> None:
+        #: Datagrams that came; of these handed on, limited, and those whose reply was not taken.
+        self.queries = self.foreign = self.limited = self.unsent = 0
+        #: From when a batch was taken until its replies were sent.
+        self.latency = Histogram()
+        self._socket, self._batch = sock, Batch(sock)
+        self._answerer, self._handle, self.limiter = answerer, foreign, limiter
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until `stop`."""
         loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket.fileno(), self._readable)
         try:
-            async with asyncio.TaskGroup() as self._group:
-                loop.add_reader(self._socket, self._readable)
-                await stop.wait()
-                loop.remove_reader(self._socket)
+            await stop.wait()
         finally:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(self._socket.fileno())
             self._socket.close()
 
     def _readable(self) -> None:
-        receive, answer = self._socket.recvfrom, self._answerer.answer
-        for _ in range(BATCH):
-            try:
-                query, client = receive(MAX_QUERY_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                # An earlier answer was refused by its receiver; nothing to do with this one.
-                continue
-            self.queries += 1
-            reply = answer(query)
-            if isinstance(reply, bytes):
-                self._send(reply, client)
-            elif isinstance(reply, Foreign):
-                self._foreign(query, reply, client)
-
-    def _foreign(self, query: bytes, reply: Foreign, client: tuple[str, int]) -> None:
-        if self._group is None or not self._forwarder.serves(client[0]):
-            self._send(reply.refused, client)
+        batch = self._batch
+        count = batch.receive()
+        if not count:
             return
-        self.forwarded += 1
-        self._group.create_task(self._forward(query, reply, client))
+        started = perf_counter()
+        self.queries += count
+        answer = self._answerer.answer
+        queries, replies = batch.queries, batch.replies
+        lengths, sizes = batch.lengths, batch.sizes
+        limiter = self.limiter
+        first = 0
+        for slot, query_at, reply_at in _PLACES[:count]:
+            query = queries[query_at : query_at + lengths[slot]]
+            if limiter is None or not (verdict := limiter.verdict(batch.source(slot), started)):
+                reply = answer(query)
+            else:
+                self.limited += 1
+                reply = slip(query) if verdict == SLIP else None
+            if isinstance(reply, bytes):
+                size = sizes[slot] = len(reply)
+                replies[reply_at : reply_at + size] = reply
+                continue
+            # a gap: what is before it goes out by itself
+            if slot > first:
+                batch.send(first, slot)
+            first = slot + 1
+            if reply is not None:
+                self._hand_on(query, reply, slot)
+        if count > first:
+            batch.send(first, count)
+        self.latency.add(perf_counter() - started, count)
 
-    async def _forward(self, query: bytes, reply: Foreign, client: tuple[str, int]) -> None:
-        self._send(await self._forwarder.ask(query) or reply.failed, client)
-
-    def _send(self, data: bytes, client: tuple[str, int]) -> None:
-        # A full socket buffer or an address that cannot be answered: the client asks again.
-        with suppress(OSError):
-            self._socket.sendto(data, client)
+    def _hand_on(self, query: bytes, reply: Foreign, slot: int) -> None:
+        self.foreign += 1
+        client = self._batch.client(slot)
+        self._handle(query, reply, client, self._batch.later(slot, client))

@@ -3,6 +3,7 @@
 It is made by one process (`encode`) and used by others (`answer`); what they exchange is `Update`.
 """
 
+from collections import Counter
 from typing import TypeAlias
 
 import msgspec
@@ -11,12 +12,16 @@ from msgspec import Struct
 #: One way to answer a question, in wire form behind the question:
 #:   byte 0      which of `Table.counters` counts it
 #:   bytes 1-6   ANCOUNT, NSCOUNT, ARCOUNT
-#:   rest        the answer records, then the additional ones; the owner of every answer is the
-#:               pointer C00C to the question
-#: There is at least one answer.
+#:   rest        the answer records, then the additional ones; every owner is a pointer: C00C to
+#:               the question, or to where a name was written out before
+#: There is at least one answer, NSCOUNT is 0, ARCOUNT less than 255.  No name inside of a record
+#: is compressed.
 Variant: TypeAlias = bytes
 #: All ways to answer a question, which are used in turn; a single one stands alone.
 Entry: TypeAlias = Variant | tuple[Variant, ...]
+
+#: Negative answers that are kept ready; then all are forgotten.
+MAX_NEGATIVES = 16_384
 
 
 class ZoneState(Struct, frozen=True, array_like=True):
@@ -36,8 +41,8 @@ class Update(Struct, frozen=True, array_like=True):
 
     begin: what follows is a whole table, which takes the place of the old one at `done`.
     put, drop: questions (name in lower case, type, class, in wire form) and their entries.
-    put_ancestors, drop_ancestors: names in wire form that exist only because there are names
-    below them (empty non-terminals, RFC 8020).
+    put_ancestors, drop_ancestors: names in wire form that exist because there are names below
+    them, whether they have records or not (empty non-terminals, RFC 8020).
     zones, counters: replace the old ones when given; counters are (zone, type) texts by index.
     done: the change is whole; until then nothing of it may show when `begin` began it.
     """
@@ -56,20 +61,35 @@ encode_update = msgspec.msgpack.Encoder().encode
 decode_update = msgspec.msgpack.Decoder(Update).decode
 
 
+class Negative(Struct, frozen=True):
+    """Why a question has no answer: NOERROR or NXDOMAIN, and the SOA that says so.
+
+    label: zone, type and rcode, for who counts it.
+    """
+
+    rcode: int
+    soa: bytes
+    label: tuple[str, str, str]
+
+
 class Table:
     """Entries by question, and the zones.
 
-    The three attributes that answers come from are replaced or changed between two queries,
-    never during one.
+    The attributes that answers come from are replaced or changed between two queries, never
+    during one.
     """
 
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ancestors: set[bytes] = set()
         self.zones: dict[bytes, ZoneState] = {}
-        #: (zone, type) by the first byte of a variant.
+        #: (zone, type) by the first byte of a variant, and how often each was used since.
         self.counters: list[tuple[str, str]] = []
+        self.hits = [0] * 256
+        #: Questions that were found to have no answer, until anything changes.
+        self.negatives: dict[bytes, Negative] = {}
         self._aside: Table | None = None
+        self._counted: Counter[tuple[str, str]] = Counter()
 
     def apply(self, update: Update) -> None:
         """Take one update; O(its size)."""
@@ -84,8 +104,29 @@ class Table:
         if update.zones is not None:
             table.zones = {zone.apex: zone for zone in update.zones}
         if update.counters is not None:
-            table.counters = list(update.counters)
+            table._set_counters(update.counters)
         if update.done and table is not self:
             self.entries, self.ancestors = table.entries, table.ancestors
-            self.zones, self.counters = table.zones, table.counters
+            self.zones = table.zones
+            self._set_counters(table.counters)
             self._aside = None
+        if table is self or update.done:
+            self.negatives.clear()
+
+    def put_negative(self, question: bytes, negative: Negative) -> None:
+        """Keep that a question (in lower case) has no answer."""
+        if len(self.negatives) >= MAX_NEGATIVES:
+            self.negatives.clear()
+        self.negatives[question] = negative
+
+    def counted(self) -> Counter[tuple[str, str]]:
+        """How many answers were given since the start, by zone and type."""
+        for number, label in enumerate(self.counters):
+            if self.hits[number]:
+                self._counted[label] += self.hits[number]
+                self.hits[number] = 0
+        return self._counted
+
+    def _set_counters(self, counters: list[tuple[str, str]]) -> None:
+        self.counted()
+        self.counters = list(counters)
