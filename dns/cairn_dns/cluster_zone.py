@@ -94,9 +94,9 @@ class ClusterZone:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.records = RecordSet()
-        #: What makes no sense, as it is now: agents and frameworks without an address and running
-        #: tasks of unknown ones ("agent", "framework", "task"), ports ("port"), and records with
-        #: a name that is none ("name").
+        #: What makes no sense, as it is now: agents and frameworks without an address or a name,
+        #: running tasks of unknown or nameless ones ("agent", "framework", "task"), ports
+        #: ("port"), and records whose name is none ("name").
         self.skipped: Counter[str] = Counter()
         #: Records made since the start: a measure of the work done.
         self.work = 0

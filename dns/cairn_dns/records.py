@@ -80,12 +80,14 @@ class Domains:
     """Where the names of a framework's tasks are.
 
     inside: `marathon.mesos`. on_agent: `marathon.slave.mesos`. name: of the framework.
-    short: whether no name of a task that is short itself can be too long.
+    valid: whether there can be names at all. short: whether no name of a task that is short
+    itself can be too long.
     """
 
     name: str
     inside: str
     on_agent: str
+    valid: bool
     short: bool
 
 
@@ -93,8 +95,10 @@ def domains_of(framework: FrameworkRow, rules: Rules) -> Domains:
     """The domains of a framework."""
     fragment = domain_fragment(framework.name, rfc952=rules.rfc952)
     on_agent = f"{fragment}.slave.{rules.domain}"
-    short = len(on_agent) <= _SHORT_DOMAINS and is_name(on_agent)
-    return Domains(framework.name, f"{fragment}.{rules.domain}", on_agent, short)
+    inside = f"{fragment}.{rules.domain}"
+    valid = is_name(inside)
+    short = valid and len(on_agent) <= _SHORT_DOMAINS
+    return Domains(framework.name, inside, on_agent, valid, short)
 
 
 def is_name(text: str) -> bool:
@@ -188,7 +192,7 @@ def agent_records(row: AgentRow, addresses: Sequence[Address], rules: Rules) -> 
 
 def framework_records(row: FrameworkRow, addresses: Sequence[Address], domains: Domains) -> Made:
     """The name of a framework, and where its scheduler listens if that is known."""
-    if not addresses or not is_name(domains.inside):
+    if not addresses or not domains.valid:
         return Made([], {"framework": 1})
     records = address_records(domains.inside, addresses)
     port = framework_host(row)[1]
@@ -241,7 +245,8 @@ def task_names(task: TaskRow, rules: Rules) -> tuple[str, ...]:
     if not raw:
         return (mangle(task.name, rfc952=rules.rfc952),)
     label = mangle(raw, rfc952=rules.rfc952)
-    return (raw, label) if raw != label and _ASKED.fullmatch(raw) else (label,)
+    asked = raw != label and len(raw) <= MAX_NAME and _ASKED.fullmatch(raw)
+    return (raw, label) if asked else (label,)
 
 
 def task_records(
@@ -255,6 +260,8 @@ def task_records(
 
     agent: addresses of its agent. addresses: see `task_addresses`.
     """
+    if not domains.valid:
+        return Made([], {"task": 1})
     inside, on_agent = domains.inside, domains.on_agent
     ending = host_ending(task.id, task.agent_id)
     skipped: dict[str, int] = {}

@@ -303,6 +303,14 @@ def test_names_that_are_too_long_are_left_out_and_counted() -> None:
     assert made_of(odd).skipped == {"name": 2}
 
 
+def test_names_without_end_cost_no_more_than_others() -> None:
+    ports = tuple(PortRow(number, "p") for number in range(MAX_PORTS))
+    endless = task(discovery_name="x" * 10**6, discovery_ports=ports)
+    assert len(made_of(endless).records) == 2
+    assert made_of(task(), framework="f." * 10**6) == Made([], {"task": 1})
+    assert made_of(task(), framework="...") == Made([], {"task": 1})
+
+
 def test_ports_that_are_none_are_left_out_and_counted() -> None:
     row = task(ports=((-5, 1), (65530, 99_999), (5, 4), (1, 10**12)))
     made = made_of(row)
