@@ -7,6 +7,7 @@ only the caller knows what is idempotent.
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 MAX_REPLY_BYTES = 256 * 1024 * 1024
 MAX_REDIRECTS = 5
+#: Bodies of so many bytes are sent in pieces.
+PIECES_FROM_BYTES = 512 * 1024
 _KEEPING = (307, 308)
 _SEE_OTHER = (301, 302, 303)
 _CREDENTIALS = ("Authorization", "Cookie")
@@ -278,7 +281,7 @@ class HttpClient:
                 return await self._session.request(
                     method,
                     URL(url, encoded=True),
-                    data=body,
+                    data=_as_sent(body),
                     headers=headers,
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_s),
@@ -289,6 +292,11 @@ class HttpClient:
             raise BadReply(url, shorten(str(error))) from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise CannotConnect(url, _reason(error, idle_s)) from None
+
+
+def _as_sent(body: bytes | AsyncIterator[bytes] | None) -> object:
+    """A large body as a stream, which aiohttp sends in pieces instead of warning about it."""
+    return io.BytesIO(body) if isinstance(body, bytes) and len(body) >= PIECES_FROM_BYTES else body
 
 
 def _target(base: URL, location: str) -> URL:

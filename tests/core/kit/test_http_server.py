@@ -99,6 +99,14 @@ async def test_a_request_reaches_its_handler_and_back() -> None:
         }
 
 
+async def test_a_large_body_arrives_whole() -> None:
+    router: Router[Handler] = Router()
+    router.add("/echo", echo, ("POST",), options=Options(max_body_bytes=4_000_000))
+    async with serving(router) as (_, base), HttpClient() as http:
+        reply = await http.request("POST", f"{base}/echo", body=b"x" * 3_000_000)
+        assert json.loads(reply.body)["size"] == 3_000_000
+
+
 async def test_unknown_paths_and_methods_get_json_answers() -> None:
     async with serving(routes()) as (_, base), HttpClient() as http:
         reply = await http.request("GET", f"{base}/nowhere")
