@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, field
 
 from cairn_core.errors import LocalError, shorten
@@ -110,6 +111,13 @@ class ProxyConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only
     mesos_dns_timeout: Annotated[Seconds, _text("refused here: nothing is copied")] = 30.0
     push_zone_timeout: Annotated[Seconds, _text("refused here: zones are not replicated")] = 1.0
 
+    def __post_init__(self) -> None:
+        """Check what the types cannot say, so that `--check-config` finds it too."""
+        try:
+            _check(self)
+        except LocalError as error:
+            raise ValueError(str(error)) from None
+
 
 #: Settings of the original that have nothing to set here, and why.
 REFUSED = {
@@ -119,11 +127,11 @@ REFUSED = {
 }
 
 
-def check(config: ProxyConfig) -> None:
-    """Raise LocalError for what the types cannot say; the first problem, with its field."""
-    defaults = ProxyConfig()
+def _check(config: ProxyConfig) -> None:
+    """Raise LocalError for the first problem, with its field."""
+    defaults = {one.name: one.default for one in msgspec.structs.fields(config)}
     for name, reason in REFUSED.items():
-        if getattr(config, name) != getattr(defaults, name):
+        if getattr(config, name) != defaults[name]:
             raise LocalError(f"{name}: cannot be set here: {reason}")
     _check_name("domain", config.domain)
     if config.cluster_id and (

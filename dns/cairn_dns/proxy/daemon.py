@@ -28,7 +28,7 @@ from cairn_dns.networks import Networks
 
 from . import config as settings
 from .cache import Cache, Limits
-from .config import ProxyConfig, check
+from .config import ProxyConfig
 from .explain import explain, server_state
 from .http_api import Api
 from .http_control import Control
@@ -98,8 +98,7 @@ class Proxy:
             await self.addresses.add()
 
     async def reload(self, config: ProxyConfig) -> None:
-        """Take new settings; what needs new sockets is told and stays.  Raises LocalError."""
-        check(config)
+        """Take new settings; what needs new sockets is told and stays."""
         for name in ("udp_port", "tcp_port", "bind_ips", "bind_interface", "proxy_addresses",
                      "http_port", "http_listener", "control_socket", "state_dir", "resolv_conf",
                      "loadbalance", "rate_limit"):  # fmt: skip
@@ -236,7 +235,6 @@ class Proxy:
 
 async def build(config: ProxyConfig) -> Daemon[ProxyConfig]:
     """The parts of the daemon."""
-    check(config)
     proxy = Proxy(config)
     await proxy.start()
     own = await _addresses(config)

@@ -10,7 +10,6 @@ from cairn_core.errors import LocalError
 from cairn_core.kit.config import load
 from cairn_dns.proxy.config import (
     ProxyConfig,
-    check,
     forward_zones,
     loadbalance,
     masters,
@@ -23,9 +22,7 @@ from cairn_dns.proxy.resolvconf import from_saved, is_ours, render, to_saved
 def read(tmp_path: Path, **settings: Any) -> ProxyConfig:
     path = tmp_path / "dcos-dns.json"
     path.write_bytes(msgspec.json.encode(settings))
-    config = load(ProxyConfig, program="cairn-dns-proxy", file=path, environ={}).config
-    check(config)
-    return config
+    return load(ProxyConfig, program="cairn-dns-proxy", file=path, environ={}).config
 
 
 def test_a_file_of_the_original_is_understood(tmp_path: Path) -> None:
