@@ -162,7 +162,10 @@ class ResolvConf:
         search: Sequence[str],
         answers: Callable[[str], Awaitable[bool]],
     ) -> None:
-        self.path, self.saved = path, saved
+        # Where the place that a link leads to is mounted, as in containers, the link is not ours to
+        # replace: others may see it too.
+        real = path.resolve()
+        self.path, self.saved = (real if _is_mounted(real) else path), saved
         self.addresses, self.search = tuple(addresses), tuple(search)
         #: Those that answered when last asked.
         self.answering: list[str] = []
@@ -238,24 +241,38 @@ def _read(path: Path) -> str:
         return stream.read(MAX_FILE_BYTES).decode("utf-8", "surrogateescape")
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, or in place where it is mounted and cannot be replaced."""
-    data = text.encode("utf-8", "surrogateescape")
-    beside = path.with_name(f".{path.name}.cairn")
+def _is_mounted(path: Path) -> bool:
+    """Whether a file is mounted in the place of another, mountinfo in proc(5)."""
     try:
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.split(" ", 5)[4] == str(path) for line in lines)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file at once, or in place where it is mounted or its folder may not be written."""
+    data = text.encode("utf-8", "surrogateescape")
+    if not _is_mounted(path):
+        try:
+            _replace(path, data)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EROFS):
+                raise
+    with path.open("r+b") as stream:
+        stream.write(data)
+        stream.truncate()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.cairn")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        try:
-            beside.replace(path)
-            return
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EROFS):
-            raise
-    with path.open("r+b") as stream:
-        stream.write(data)
-        stream.truncate()
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -162,9 +162,12 @@ asyncio.run(main())
 
 
 @pytest.mark.netns
-def test_a_mounted_file_is_written_in_place(netns: str, tmp_path: Path) -> None:
-    (tmp_path / "resolv.conf").write_text("")
+@pytest.mark.parametrize("link", [False, True])
+def test_a_mounted_file_is_written_in_place(netns: str, tmp_path: Path, link: bool) -> None:
     (tmp_path / "mine").write_text(ORIGINAL)
+    (tmp_path / "real" if link else tmp_path / "resolv.conf").write_text("")
+    if link:
+        (tmp_path / "resolv.conf").symlink_to("real")
     code = f"""
 import asyncio, subprocess
 from pathlib import Path
@@ -182,7 +185,9 @@ asyncio.run(main())
 """
     assert "nameserver 198.51.100.1" in inside(netns, code)
     assert (tmp_path / "mine").read_text() == ORIGINAL
+    # nothing of it shows where the file is not mounted
     assert (tmp_path / "resolv.conf").read_text() == ""
+    assert (tmp_path / "resolv.conf").is_symlink() == link
 
 
 WHOLE = """
