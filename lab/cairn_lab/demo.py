@@ -17,7 +17,7 @@ import msgspec
 from cairn_lab import hosts, inside
 from cairn_lab.errors import LabError
 from cairn_lab.lab import Lab
-from cairn_lab.roles import MARATHON_PORT, MASTER_PORT
+from cairn_lab.roles import MARATHON_PORT, MASTER_PORT, PROXY_ADDRESSES
 from cairn_lab.topology import Host
 
 _POLL_S = 0.25
@@ -119,16 +119,32 @@ class Demo:
         )
         return found
 
-    def resolve(self, host: Host) -> set[str]:
-        """IPv4 addresses of the application as `dig` on `host` finds them."""
+    def resolve(self, host: Host, name: str | None = None) -> set[str]:
+        """IPv4 addresses of `name` (default: the application's) as `dig` on `host` finds them."""
+        argv = ["dig", "+short", "+tries=1", "+time=1", name or self.name]
         done = subprocess.run(
-            hosts.enter(
-                self._lab.pid(host.name), ["dig", "+short", "+tries=1", "+time=1", self.name]
-            ),
-            capture_output=True,
-            text=True,
+            hosts.enter(self._lab.pid(host.name), argv), capture_output=True, text=True
         )
         return set(done.stdout.split()) if done.returncode == 0 else set()
+
+    def servers(self, host: Host) -> set[str]:
+        """Name servers that programs on `host` ask."""
+        lines = (self._lab.folder(host.name) / "resolv.conf").read_text().splitlines()
+        return {line.split()[1] for line in lines if line.startswith("nameserver ")}
+
+    def wait_for_proxy(self, host: Host, *, timeout_s: float = DEADLINE_S) -> None:
+        """Wait until programs on `host` ask its own proxy and nobody else, and it answers."""
+        self._wait(
+            lambda: (
+                self.servers(host) <= set(PROXY_ADDRESSES)
+                and self.resolve(host, "ready.spartan") == {"127.0.0.1"}
+            ),
+            timeout_s,
+            lambda: (
+                f"ready.spartan is not answered by {', '.join(sorted(self.servers(host)))} on "
+                f"{host.name}; see 'cairn lab logs {host.name}/cairn-dns-proxy'"
+            ),
+        )
 
     def wait_for_name(
         self, host: Host, addresses: set[str], *, timeout_s: float = DEADLINE_S
@@ -147,7 +163,8 @@ class Demo:
             lambda: (
                 f"{self.name} leads to {', '.join(sorted(seen)) or 'nothing'} on {host.name} "
                 f"instead of {', '.join(sorted(addresses))}; "
-                f"see 'cairn lab logs {self._master.name}/cairn-dns'"
+                f"see 'cairn lab logs {self._master.name}/cairn-dns' and "
+                f"'cairn lab logs {host.name}/cairn-dns-proxy'"
             ),
         )
         return seen
@@ -233,6 +250,9 @@ def show(
     for host in lab.topology.hosts:
         demo.wait_for_name(host, addresses, timeout_s=timeout_s)
     say(f"{demo.name} leads to {', '.join(sorted(addresses))} on every host")
+    for host in lab.topology.hosts:
+        demo.wait_for_proxy(host, timeout_s=timeout_s)
+    say("every host asks its own DNS proxy: ready.spartan leads to 127.0.0.1")
     say(f"asked over HTTP: {demo.fetch(found[0])}")
     if fresh:
         victim = found[0]

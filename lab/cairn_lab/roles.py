@@ -12,13 +12,13 @@ from typing import Any
 
 import msgspec
 
-from cairn_lab.topology import Host, Role, Topology
+from cairn_lab.topology import NETWORKS, Host, Role, Topology
 
 #: Units of each role, in the order in which they start.
 UNITS: Mapping[Role, tuple[str, ...]] = {
-    "master": ("cairn-master", "cairn-dns", "cairn-marathon"),
-    "agent": ("cairn-agent",),
-    "public_agent": ("cairn-agent",),
+    "master": ("cairn-master", "cairn-dns", "cairn-dns-proxy", "cairn-marathon"),
+    "agent": ("cairn-dns-proxy", "cairn-agent"),
+    "public_agent": ("cairn-dns-proxy", "cairn-agent"),
 }
 #: Folder of the repository that holds each unit file.
 _UNIT_FOLDERS: Mapping[str, str] = {
@@ -26,6 +26,7 @@ _UNIT_FOLDERS: Mapping[str, str] = {
     "cairn-agent": "core/systemd",
     "cairn-marathon": "scheduler/systemd",
     "cairn-dns": "dns/systemd",
+    "cairn-dns-proxy": "dns/systemd",
 }
 #: Where the supervisor of a host listens, as seen inside the host.
 CONTROL_SOCKET = "/run/cairn/supervise.sock"
@@ -35,6 +36,10 @@ LOG_FOLDER = "/var/log/cairn"
 MASTER_PORT = 5050
 AGENT_PORT = 5051
 MARATHON_PORT = 8080
+#: Of the masters' `cairn-dns`; port 53 is the proxy's on every host.
+DNS_PORT = 61053
+#: Where the proxy of a host answers, the same on every host.
+PROXY_ADDRESSES = ("198.51.100.1", "198.51.100.2", "198.51.100.3", "fd01:d::c633:6401")
 
 
 def supervisor_argv() -> list[str]:
@@ -47,9 +52,10 @@ def supervisor_argv() -> list[str]:
 
 def configuration(topology: Topology, host: Host) -> dict[str, dict[str, Any]]:
     """Configuration files of `host`: file name below /etc/cairn -> settings."""
-    if host.role == "master":
-        return _master(topology, host)
-    return {"agent.json": _agent(topology, host)}
+    own = (
+        _master(topology, host) if host.role == "master" else {"agent.json": _agent(topology, host)}
+    )
+    return {**own, "dns-proxy.json": _dns_proxy(topology, host)}
 
 
 def _masters(topology: Topology) -> list[str]:
@@ -78,9 +84,33 @@ def _master(topology: Topology, host: Host) -> dict[str, dict[str, Any]]:
         "dns.json": {
             "masters": [f"{ip}:{MASTER_PORT}" for ip in _masters(topology)],
             "domain": "mesos",
+            "port": DNS_PORT,
+            "dcos_zones": True,
             "externalon": False,  # there is nobody to ask outside the lab
+            "forward_clients": _clients(),  # whom no limit of rate is for
         },
     }
+
+
+def _dns_proxy(topology: Topology, host: Host) -> dict[str, Any]:
+    """Upstreams are left out: there is nobody to ask outside the lab.
+
+    Masters answer on their own addresses as well, for who has no proxy (yet).
+    """
+    return {
+        "masters": _masters(topology),
+        "master_port": DNS_PORT,
+        "domain": "mesos",
+        "private_ip": str(host.ipv4),
+        "bind_ips": [str(host.ipv4), str(host.ipv6)] if host.role == "master" else [],
+        "forward_clients": _clients(),
+        "resolv_conf": "/etc/resolv.conf",
+    }
+
+
+def _clients() -> list[str]:
+    """Networks of the cluster's hosts; who asks the proxy of the own host has its address."""
+    return ["127.0.0.0/8", "::1/128", *PROXY_ADDRESSES, *NETWORKS]
 
 
 def _agent(topology: Topology, host: Host) -> dict[str, Any]:

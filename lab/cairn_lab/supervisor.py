@@ -46,6 +46,10 @@ class Supervisor:
         """Send a signal to the main process of a unit; it is started again if it ends."""
         self._ask("kill", name=unit, signal=signal)
 
+    def stop(self, unit: str) -> None:
+        """Stop a unit in good order; `restart` starts it again."""
+        self._ask("stop", name=unit)
+
     def restart(self, unit: str) -> None:
         """Stop a unit in good order and start it again."""
         self._ask("restart", name=unit)

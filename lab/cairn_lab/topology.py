@@ -16,7 +16,8 @@ from cairn_lab.errors import LabError
 Role: TypeAlias = Literal["master", "agent", "public_agent"]
 
 DEFAULT_NAME = "lab"
-#: Prefix lengths of the lab's only network segment.
+#: The lab's only network segment, and its prefix lengths.
+NETWORKS = ("203.0.113.0/24", "2001:db8:cafe::/64")
 IPV4_PREFIX = 24
 IPV6_PREFIX = 64
 #: Processes of the lab that belong to no host live in `system-switch` and `system-relays`.
@@ -174,9 +175,10 @@ def hosts_file(topology: Topology, host: Host) -> str:
 
 
 def resolv_conf(topology: Topology) -> str:
-    """Text of /etc/resolv.conf on every host: the masters' name servers and nothing else.
+    """Text of /etc/resolv.conf on every host: the masters' proxies and nothing else.
 
-    A real resolver beside them would turn names of the cluster into cached NXDOMAIN.
+    It holds until the host's own proxy runs, which writes the file, and again after it was
+    stopped. A real resolver beside them would turn names of the cluster into cached NXDOMAIN.
     """
     servers = [f"nameserver {master.ipv4}" for master in topology.by_role("master")[:3]]
     return "\n".join([*servers, "options timeout:1 attempts:2"]) + "\n"

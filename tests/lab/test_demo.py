@@ -147,3 +147,13 @@ def test_a_name_that_does_not_resolve_says_what_was_expected(
     ):
         show(made, tmp_path / "web.json", said.append, said.append, timeout_s=0.3)
     assert "web: 1 instances are healthy on agent1:31000" in said
+
+
+def test_a_host_whose_proxy_does_not_answer_is_named_with_its_log(
+    demo: Demo, made: lab.Lab
+) -> None:
+    requires("dig")
+    with pytest.raises(
+        LabError, match=r"not answered by 203.0.113.11 on agent1; .*agent1/cairn-dns-proxy"
+    ):
+        demo.wait_for_proxy(made.topology.host("agent1"), timeout_s=0.3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cairn_core.kit.units import parse_socket
 from cairn_lab import roles
 from cairn_lab.topology import Role, plan
 
@@ -17,6 +18,7 @@ PACKAGES = {
     "agent": "cairn_core.agent.cli",
     "marathon": "cairn_scheduler.marathon.cli",
     "dns": "cairn_dns.cli",
+    "dns-proxy": "cairn_dns.proxy.cli",
 }
 
 
@@ -67,3 +69,24 @@ def test_a_public_agent_reserves_what_it_has_for_the_public_role() -> None:
     assert all("(slave_public):" in part for part in public["resources"].split(";"))
     assert "public_ip:true" in public["attributes"]
     assert private["cgroups_root"] == "cairn/lab/agent1"
+
+
+def test_only_masters_answer_names_for_other_hosts() -> None:
+    settings = {host.name: roles.configuration(LAB, host)["dns-proxy.json"] for host in LAB.hosts}
+    assert settings["master1"]["bind_ips"] == ["203.0.113.11", "2001:db8:cafe::11"]
+    assert [s["bind_ips"] for name, s in settings.items() if name != "master1"] == [[], [], []]
+    for one in settings.values():
+        assert one["masters"] == ["203.0.113.11"]
+        assert "upstream_resolvers" not in one
+
+
+def test_the_sockets_of_the_name_servers_are_where_the_configuration_says(tmp_path: Path) -> None:
+    host = LAB.host("master1")
+    roles.write_configuration(LAB, host, tmp_path)
+
+    def ports(unit: str) -> set[int]:
+        path = tmp_path / f"units/{unit}.socket"
+        return {listen.port for listen in parse_socket(path.name, path.read_text()).listens}
+
+    assert ports("cairn-dns") == {roles.configuration(LAB, host)["dns.json"]["port"]}
+    assert ports("cairn-dns-proxy") == {53}
