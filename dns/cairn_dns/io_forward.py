@@ -129,21 +129,25 @@ class Forwarder:
     clients: networks whose queries are forwarded. timeout_s: for one server, seconds.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        #: Queries forwarded; of these those that nobody answered; queries that were refused, and
+        #: queries that were too many.
+        self.forwarded = self.failed = self.refused = self.overload = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.set((), {}, (), 5.0)
+
+    def set(
         self,
         servers: Sequence[Server],
         zones: Mapping[str, Sequence[Server]],
         clients: Sequence[str],
         timeout_s: float,
     ) -> None:
+        """Take other settings, for queries that come from now on."""
         self._servers = tuple(servers)
         self._zones = {wire_name(zone): tuple(found) for zone, found in zones.items()}
         self._clients = Networks(clients)
         self._timeout_s = timeout_s
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: Queries forwarded; of these those that nobody answered; queries that were refused, and
-        #: those of them that were too many.
-        self.forwarded = self.failed = self.refused = self.overload = 0
 
     def handle(
         self,

@@ -72,7 +72,7 @@ class UdpServer:
         #: From when a batch was taken until its replies were sent.
         self.latency = Histogram()
         self._socket, self._batch = sock, Batch(sock)
-        self._answerer, self._handle, self.limiter = answerer, foreign, limiter
+        self.answerer, self._handle, self.limiter = answerer, foreign, limiter
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answer until `stop`."""
@@ -91,7 +91,7 @@ class UdpServer:
             return
         started = perf_counter()
         self.queries += count
-        answer = self._answerer.answer
+        answer = self.answerer.answer
         queries, replies = batch.queries, batch.replies
         lengths, sizes = batch.lengths, batch.sizes
         limiter = self.limiter
@@ -108,13 +108,11 @@ class UdpServer:
                 replies[reply_at : reply_at + size] = reply
                 continue
             # a gap: what is before it goes out by itself
-            if slot > first:
-                batch.send(first, slot)
+            self.unsent += slot - first - batch.send(first, slot)
             first = slot + 1
             if reply is not None:
                 self._hand_on(query, reply, slot)
-        if count > first:
-            batch.send(first, count)
+        self.unsent += count - first - batch.send(first, count)
         self.latency.add(perf_counter() - started, count)
 
     def _hand_on(self, query: bytes, reply: Foreign, slot: int) -> None:

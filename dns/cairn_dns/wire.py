@@ -102,7 +102,7 @@ def read_opt(query: bytes, at: int) -> bytes | None:
         return None
     found = b""
     for _ in range(records):
-        start, end = at, _name_end(query, at)
+        start, end = at, name_end(query, at)
         if end is None or end + 10 > len(query):
             return None
         at = end + 10 + (query[end + 8] << 8 | query[end + 9])
@@ -115,7 +115,7 @@ def read_opt(query: bytes, at: int) -> bytes | None:
     return found
 
 
-def _name_end(message: bytes, at: int) -> int | None:
+def name_end(message: bytes, at: int) -> int | None:
     """Where a name ends that may be compressed; None beyond the end of the message."""
     size = len(message)
     while at < size:
