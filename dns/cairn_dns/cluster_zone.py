@@ -342,8 +342,8 @@ class ClusterZone:
 
     def _change(self, old: Made, new: Made, now: float) -> int:
         """Put one row's records in the place of its last ones; the cost, in rows."""
-        backwards = self._reverse.take()
-        self.records.change(old.records + backwards[0], new.records + backwards[1], now=now)
+        remove, add = self._reverse.take()
+        self.records.change([*old.records, *remove], [*new.records, *add], now=now)
         for kind, count in new.skipped.items():
             self.skipped[kind] += count
         for kind, count in old.skipped.items():

@@ -59,14 +59,12 @@ class RecordSet:
         now: seconds since the epoch, kept as the time of change.  Removing a record that is not
         there is a bug and raises KeyError.
         """
-        gone, new = list(remove), list(add)
-        if gone and new:
-            counts = Counter(new)
-            counts.subtract(gone)
-            new = list(counts.elements())
-            gone = list((-counts).elements())
-        self._add(new, now)
-        self._remove(gone, now)
+        if remove and add:
+            counts = Counter(add)
+            counts.subtract(remove)
+            add, remove = counts.elements(), (-counts).elements()
+        self._add(add, now)
+        self._remove(remove, now)
 
     def take_changed(self) -> set[str]:
         """Names whose answers may have changed since the last call; some may be gone."""
