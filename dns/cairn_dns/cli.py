@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cairn_core.kit import daemon as kit
@@ -43,11 +44,22 @@ def translate(arguments: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; see `cairn-dns --help`."""
+    arguments = translate(sys.argv[1:] if argv is None else argv)
     return kit.main(
         "cairn-dns",
         DnsConfig,
-        build,
-        translate(sys.argv[1:] if argv is None else argv),
+        partial(build, file=_file(arguments)),
+        arguments,
         ignore_prefixes=("CAIRN_DNS_PROXY_",),
         foreign_file=True,
     )
+
+
+def _file(arguments: Sequence[str]) -> str:
+    """The path that `/v1/config` shows."""
+    for at, argument in enumerate(arguments):
+        if argument == "--config":
+            return str(Path(*arguments[at + 1 : at + 2]).absolute())
+        if argument.startswith("--config="):
+            return str(Path(argument.partition("=")[2]).absolute())
+    return "/etc/cairn/dns.json"

@@ -14,6 +14,7 @@ from cairn_core.kit.config import CommonConfig, Port, Secret
 
 from . import validation
 from .addresses import Address
+from .control import ServerSettings
 from .encode import ZoneSettings
 from .records import Rules
 
@@ -295,3 +296,24 @@ def zone_settings(config: DnsConfig) -> list[ZoneSettings]:
             )
         )
     return zones
+
+
+def server_settings(config: DnsConfig, resolvers: Sequence[str]) -> ServerSettings:
+    """What the serving processes have to know.  resolvers: servers for other names."""
+    zones = config.zone_resolvers if config.external_on else {}
+    return ServerSettings(
+        compat=config.compat,
+        recursion_available=config.recurse_on,
+        truncate=config.truncate,
+        resolvers=validation.resolvers(resolvers),
+        zone_resolvers={
+            zone.lower(): validation.resolvers(servers) for zone, servers in zones.items()
+        },
+        timeout_s=config.timeout_s,
+        forward_clients=config.forward_clients,
+        allow_transfer=config.allow_transfer,
+        rate_limit=config.rate_limit,
+        tcp_connections=config.tcp_connections,
+        tcp_connections_per_client=config.tcp_connections_per_client,
+        tcp_queries=config.tcp_queries,
+    )

@@ -1,6 +1,7 @@
 """The names of the cluster as they are now, and the way of each change to the serving processes.
 
     source --Changes--> `on_changes` --merged--> ClusterZone --names--> Encoder --Updates--> send
+                                                     `-- `table`: everything, for who knows nothing
 
 A change is applied at once.  While one is applied the next ones queue, merged by row, and are
 applied together.  Everything is done in slices between which the event loop has its turn.
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 from cairn_core.clusterview.view import Changes, Snapshot
 from cairn_core.mesos.feed_rows import Row
 
-from .addresses import Address
+from .addresses import host_addresses, parse_address
 from .cluster_zone import ClusterZone
 from .encode import Encoder
 from .io_hosts import HostTable
@@ -43,8 +44,10 @@ class Recent(NamedTuple):
 class Names:
     """Keeps records and serving processes in step with the source.
 
-    Invariant: whenever the lock is free and nothing is pending, what was sent is a table of
-    `records`.
+    send: tells the serving processes an update. refresh: has them take a whole `table` again.
+
+    Invariant: whenever the lock is free and nothing is pending, who took a whole `table` and all
+    that was sent since it was begun answers as `records` are.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Names:
         zone: ClusterZone,
         encoder: Encoder,
         send: Send,
+        refresh: Callable[[], None],
         *,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -66,10 +70,13 @@ class Names:
         #: Changes of the table, and names that were encoded anew, since the start.
         self.table_changes = 0
         self.names_changed = 0
-        self._send, self._clock, self._monotonic = send, clock, monotonic
+        self._send, self._refresh = send, refresh
+        self._clock, self._monotonic = clock, monotonic
         self._pending: dict[str, tuple[Row | None, Row | None]] = {}
-        self._masters: Sequence[Address] | None = None
+        self._masters: tuple[str, ...] = ()
         self._hosts_dirty = False
+        #: Whether the cluster was told since the last time.
+        self._heard = False
         self._arrived: float | None = None
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
@@ -89,12 +96,13 @@ class Names:
     def on_changes(self, changes: Changes) -> None:
         """The cluster has changed."""
         merge(self._pending, changes.rows)
+        self._heard = True
         self._came()
 
-    def on_masters(self, addresses: Sequence[Address]) -> None:
-        """The masters, in the order of their numbers."""
-        self._masters = tuple(addresses)
-        self._came()
+    def on_masters(self, hosts: Sequence[str]) -> None:
+        """Addresses or host names of the masters, in the order of their numbers."""
+        self._masters = tuple(hosts)
+        self._hosts_changed()
 
     def _hosts_changed(self) -> None:
         self._hosts_dirty = True
@@ -130,19 +138,18 @@ class Names:
         """Apply and send what is pending."""
         async with self._lock:
             arrived, self._arrived = self._arrived, None
+            heard, self._heard = self._heard, False
             rows, self._pending = self._pending, {}
             now = self._clock()
-            if self._masters is not None:
-                self.zone.set_masters(self._masters, now=now)
-                self._masters = None
             await _in_slices(self.zone.apply(rows, now=now))
             if self._hosts_dirty:
                 self._hosts_dirty = False
-                self.zone.set_hosts(self.hosts.addresses, now=now)
-            self.hosts.want(self.zone.hosts_wanted())
+                self._set_hosts(self.zone, now)
+            self._want_hosts()
             changed = self.records.take_changed()
             if not self.known:
-                await self._send_whole()
+                if heard:
+                    self._show()
             elif changed:
                 self.serial = self._next_serial()
                 self._remember(changed, now)
@@ -157,29 +164,42 @@ class Names:
             # what is pending is in the snapshot already
             self._pending.clear()
             now = self._clock()
-            zone.set_hosts(self.hosts.addresses, now=now)
+            self._set_hosts(zone, now)
             await _in_slices(zone.apply({k: (None, row) for k, row in snapshot.rows()}, now=now))
             zone.records.take_changed()
             self.zone, self.encoder = zone, encoder
-            self.hosts.want(zone.hosts_wanted())
+            self._want_hosts()
             if self.known:
-                await self._send_whole()
+                self._show()
 
-    async def whole(self) -> None:
-        """Send everything again."""
-        async with self._lock:
-            if self.known:
-                await self._send_whole()
+    def table(self) -> Iterator[Update]:
+        """Everything, as it is while it is taken."""
+        if self.known:
+            yield from self.encoder.whole(self.records, self.serial)
+        else:
+            yield self.encoder.unloaded()
 
-    async def _send_whole(self) -> None:
+    def _show(self) -> None:
+        """Have everything taken anew."""
         self.serial = self._next_serial()
-        await self._send_all(self.encoder.whole(self.records, self.serial))
+        self.table_changes += 1
+        self._refresh()
 
     async def _send_all(self, updates: Iterable[Update]) -> None:
         for update in updates:
             await self._send(update)
             await asyncio.sleep(0)
         self.table_changes += 1
+
+    def _set_hosts(self, zone: ClusterZone, now: float) -> None:
+        hosts = self.hosts.addresses
+        masters = [one for host in self._masters for one in host_addresses(host, hosts)]
+        zone.set_masters(masters, now=now)
+        zone.set_hosts(hosts, now=now)
+
+    def _want_hosts(self) -> None:
+        masters = {host for host in self._masters if parse_address(host) is None}
+        self.hosts.want(self.zone.hosts_wanted() | masters)
 
     def _next_serial(self) -> int:
         """The time, or one more than the last (RFC 1982 lets it wrap; that is in 2106)."""

@@ -37,12 +37,17 @@ class Rig:
         self.open = asyncio.Event()
         self.open.set()
         zone, encoder = made("mesos")
-        self.names = Names(zone, encoder, self.send, clock=lambda: self.now)
+        self.names = Names(zone, encoder, self.send, self.refresh, clock=lambda: self.now)
 
     async def send(self, update: Update) -> None:
         await self.open.wait()
         self.sent.append(update)
         self.table.apply(update)
+
+    def refresh(self) -> None:
+        for update in self.names.table():
+            self.sent.append(update)
+            self.table.apply(update)
 
     def put(self, *rows: Row) -> None:
         self._tell(self.view.apply({row.key: row for row in rows}))
@@ -160,7 +165,7 @@ async def test_other_rules_take_the_place_of_the_old_ones() -> None:
 async def test_masters_get_numbers() -> None:
     rig = Rig()
     async with rig.running():
-        rig.names.on_masters([b"\x0a\0\0\2", b"\x0a\0\0\1"])
+        rig.names.on_masters(["10.0.0.2", "10.0.0.1"])
         rig.put(*ROWS)
         await rig.until("master1.mesos")
         assert rig.names.records.values("master1.mesos", A) == [b"\x0a\0\0\1"]
