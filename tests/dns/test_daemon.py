@@ -399,11 +399,13 @@ async def test_serving_processes_end_with_the_daemon(tmp_path: Path) -> None:
         server.signal(signal.SIGKILL)
         assert await server.ended() == -signal.SIGKILL
         await server.start()
+
+        async def gone() -> bool:
+            return not any(Path(f"/proc/{pid}").exists() for pid in orphans)
+
+        await eventually(gone, server)
         await server.until("web.marathon.mesos", bool)
-        for pid in orphans:
-            assert not Path(f"/proc/{pid}/cmdline").exists() or not (
-                Path(f"/proc/{pid}/cmdline").read_bytes()
-            )
+        assert server.servers()
 
 
 async def test_status_pages_tell_how_things_are(tmp_path: Path) -> None:
