@@ -44,6 +44,8 @@ from .wire import (
 _MAX_OFFSET = 2 << 13
 #: Numbers of an SOA behind its names.
 _SOA_NUMBERS = 20
+#: Bytes that miekg/dns writes into texts as they are.
+_PLAIN = bytes(byte for byte in range(33, 127) if byte not in b'.()@;"\\')
 
 
 @dataclass(slots=True)
@@ -92,19 +94,21 @@ class CompatAnswerer(Answerer):
         """See `Answerer.answer`."""
         if not tcp:
             query = query[:PLAIN_BYTES]  # the original has no more room
-        if len(query) < HEADER_BYTES or query[2] & 0x80:
-            return None
+        if len(query) < HEADER_BYTES:
+            return struct.pack("!HHHHHH", 0, QR | FORMERR, 0, 0, 0, 0) if tcp else None
         bits = query[2] << 8 | query[3]
+        if bits & QR:
+            return None
         # of other opcodes the other bits are not repeated
-        bits = QR | (bits & (RD | CD) if not bits & OPCODE else bits & OPCODE)
+        repeated = QR | (bits & (RD | CD) if not bits & OPCODE else bits & OPCODE)
         if len(query) == HEADER_BYTES or query[4:6] == b"\0\0":
             self._other("", 0, SERVFAIL)
-            return query[:2] + struct.pack("!HHHHH", bits | SERVFAIL, 0, 0, 0, 0)
-        end = question_end(query)
-        if end is None or not _records_are_whole(query, end):
+            return query[:2] + struct.pack("!HHHHH", repeated | SERVFAIL, 0, 0, 0, 0)
+        question = _question(query)
+        if question is None or not _is_whole(query, HEADER_BYTES + len(question), bits):
             self._other("", 0, FORMERR)
             return query[:2] + struct.pack("!HHHHH", QR | FORMERR, 0, 0, 0, 0)
-        question = query[HEADER_BYTES:end]
+        bits = repeated
         zone = zone_of(self.table, question[:-4].lower())
         if zone is None or not zone.loaded:
             head, rest = query[:2], struct.pack("!HHHH", 1, 0, 0, 0) + question
@@ -229,14 +233,16 @@ class _Writer:
         struct.pack_into("!H", self.data, start - 2, len(self.data) - start)
 
     def _name(self, name: bytes, *, compress: bool = True) -> None:
+        # the original confuses itself with a name that has escapes: no other one leads there
+        odd = b"" if is_plain(name) else name
         at = 0
         while name[at]:
-            place = self._places.setdefault(name[at:], len(self.data))
+            place = self._places.setdefault(name[at:] + odd, len(self.data))
             if compress and place < len(self.data):
                 self.data += struct.pack("!H", 0xC000 | place)
                 return
             if place >= _MAX_OFFSET:
-                del self._places[name[at:]]
+                del self._places[name[at:] + odd]
             self.data += name[at : at + 1 + name[at]]
             at += 1 + name[at]
         self.data.append(0)
@@ -267,6 +273,11 @@ def clean(name: bytes) -> bytes:
     return b"".join(bytes([len(label)]) + label for label in found if label) + b"\0"
 
 
+def is_plain(name: bytes) -> bool:
+    """Whether the text of a name has no escapes."""
+    return not b"".join(labels(name)).translate(None, _PLAIN)
+
+
 def _kind(question: bytes) -> int:
     return question[-4] << 8 | question[-3]
 
@@ -291,21 +302,36 @@ def _taken_apart(entry: Entry, kind: int, owner: bytes) -> Iterator[_Record]:
         at = end
 
 
-def _records_are_whole(query: bytes, at: int) -> bool:
-    """Whether what follows the first question is as the original can read it: it may end where
-    the next record would begin."""
+def _question(query: bytes) -> bytes | None:
+    """The first question; what lacks of its type and class is zero.  None when malformed.
+
+    # Differs: the original follows a pointer in it.
+    """
+    end = question_end(query + b"\0\0\0\0")
+    if end is None or end - len(query) in (1, 3):
+        return None
+    return query[HEADER_BYTES:end].ljust(end - HEADER_BYTES, b"\0")
+
+
+def _is_whole(query: bytes, at: int, bits: int) -> bool:
+    """Whether what follows the first question is as the original can read it.
+
+    Records may lack where one would begin.  A query that says it was cut is taken for cut, unless
+    something follows it.
+    """
     questions, *counts = struct.unpack_from("!HHHH", query, 4)
-    for number in range(questions - 1 + sum(counts)):
-        if at == len(query):
-            return True
+    for _ in range(questions - 1):
         end = name_end(query, at)
-        if end is None:
+        if end is None or end + 4 > len(query):
             return False
         at = end + 4
-        if number >= questions - 1:
-            if end + 10 > len(query):
-                return False
-            at = end + 10 + (query[end + 8] << 8 | query[end + 9])
+    for _ in range(sum(counts)):
+        if at >= len(query):
+            break
+        end = name_end(query, at)
+        if end is None or end + 10 > len(query):
+            return False
+        at = end + 10 + (query[end + 8] << 8 | query[end + 9])
         if at > len(query):
             return False
-    return True
+    return not bits & TC or at < len(query)

@@ -1,7 +1,7 @@
 """Whether an address is in one of some networks, asked often."""
 
 from collections.abc import Iterable
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 #: Addresses whose answer is remembered; then all are forgotten.
 MAX_REMEMBERED = 65_536
@@ -14,18 +14,25 @@ class Networks:
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = [ip_network(text, strict=False) for text in networks]
-        self._remembered: dict[str | bytes, bool] = {}
+        #: Whether an address is inside: text, with a scope or without, or 4 or 16 bytes.
+        self.known = _Known([ip_network(text, strict=False) for text in networks])
 
     def __contains__(self, address: str | bytes) -> bool:
-        """address: text, with a scope or without, or 4 or 16 bytes."""
-        known = self._remembered.get(address)
-        if known is None:
-            known = self._look(address)
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[address] = known
-        return known
+        return self.known[address]
+
+
+class _Known(dict[str | bytes, bool]):
+    """Finds out what it does not know."""
+
+    def __init__(self, networks: list[IPv4Network | IPv6Network]) -> None:
+        super().__init__()
+        self._networks = networks
+
+    def __missing__(self, address: str | bytes) -> bool:
+        if len(self) >= MAX_REMEMBERED:
+            self.clear()
+        found = self[address] = self._look(address)
+        return found
 
     def _look(self, address: str | bytes) -> bool:
         try:

@@ -35,7 +35,7 @@ class Limiter:
 
         source: the client's address, 4 or 16 bytes. now: seconds.
         """
-        if not self._per_second or source in self._trusted:
+        if self._trusted.known[source] or not self._per_second:
             return PASS
         if int(now) != self._second or len(self._counts) >= MAX_NETWORKS:
             self._second = int(now)
