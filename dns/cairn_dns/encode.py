@@ -101,8 +101,9 @@ class Encoder:
         """
         part = _Part()
         touched: set[str] = set()
-        for name in self._with_aliases(names):
-            kinds = records.kinds(name)
+        kinds_by_name = {name: records.kinds(name) for name in self._with_aliases(names)}
+        # Those that are gone come last, so that what is above both never seems to be gone.
+        for name, kinds in sorted(kinds_by_name.items(), key=lambda item: not item[1]):
             wire = self._wire(name, kinds)
             if not wire:
                 continue
