@@ -210,7 +210,7 @@ async def build(config: DnsConfig, file: str = "") -> Daemon[DnsConfig]:
     services = server.services()
     if server.workers is not None:
         services.append(await _started(server.workers))
-        services.append(partial(_stay_nice, server.workers))
+        services.append(partial(_stay_nice, server.workers, server.names))
     return Daemon(services, on_reload=server.reload)
 
 
@@ -236,11 +236,14 @@ async def _started(workers: Workers) -> Service:
     return serving
 
 
-async def _stay_nice(workers: Workers, stop: asyncio.Event) -> None:
-    """Answers come first: following the cluster waits for them, not the other way round."""
-    with suppress(OSError):
-        os.nice(NICENESS)
+async def _stay_nice(workers: Workers, names: Names, stop: asyncio.Event) -> None:
+    """Answers come first, once there are any: following the cluster waits for them."""
+    nice = False
     while not stop.is_set():
+        if names.known and not nice:
+            nice = True
+            with suppress(OSError):
+                os.nice(NICENESS)
         for pid in workers.pids:
             # those started later would have it from us
             with suppress(OSError):

@@ -4,7 +4,7 @@ For people: O(tasks), asked for rarely.  Who gives the records that a name does 
 `cluster_zone`; this module is about the names that do not exist.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -80,14 +80,15 @@ def why_not(
         return "no state of the cluster is known yet"
     if body.text in ("leader", "master") and not body.service:
         return "no master is known"
-    candidates = list(_matching(body.text, snapshot, rfc952))
+    labels = _Labels(snapshot, rfc952)
+    candidates = _matching(body.text, labels)
     if candidates:
         task = candidates[0]
         reason = _why_hidden(task, snapshot, healthy_only) or (
             "it has no such port or protocol" if body.service else "it has no address of this kind"
         )
         return f"task {shorten(task.id, 80)!r} exists, but {reason}"
-    return _why_no_task(body.text, snapshot, rfc952)
+    return _why_no_task(body.text, labels, rfc952)
 
 
 def _why_hidden(task: TaskRow, snapshot: Snapshot, healthy_only: bool) -> str | None:
@@ -103,10 +104,9 @@ def _why_hidden(task: TaskRow, snapshot: Snapshot, healthy_only: bool) -> str | 
     return None
 
 
-def _why_no_task(text: str, snapshot: Snapshot, rfc952: bool) -> str:
-    names = {domain_fragment(row.name, rfc952=rfc952) for row in snapshot.frameworks.values()}
-    frameworks = sorted(name for name in names if name)
-    of = next((name for name in frameworks if text.endswith("." + name)), None)
+def _why_no_task(text: str, labels: "_Labels", rfc952: bool) -> str:
+    names = sorted({names[0] for names in labels.of_frameworks.values()} - {""})
+    of = next((name for name in names if text.endswith("." + name)), None)
     if of is not None:
         task = text.removesuffix("." + of)
         if rfc952 and any(len(label) > 24 for label in task.split(".")):
@@ -115,9 +115,9 @@ def _why_no_task(text: str, snapshot: Snapshot, rfc952: bool) -> str:
     task, _, framework = text.partition(".")
     elsewhere = sorted(
         {
-            _framework_labels(row, snapshot, rfc952)[0]
-            for row in snapshot.tasks.values()
-            if task in _task_names(row, rfc952)
+            labels.of_frameworks.get(row.framework_id, ("?",))[0]
+            for row in labels.snapshot.tasks.values()
+            if task in labels.of(row)
         }
     )
     if elsewhere and framework:
@@ -128,32 +128,41 @@ def _why_no_task(text: str, snapshot: Snapshot, rfc952: bool) -> str:
     return f"no framework and no host of the cluster is called {shorten(text, 80)!r}"
 
 
-def _matching(text: str, snapshot: Snapshot, rfc952: bool) -> Iterator[TaskRow]:
+def _matching(text: str, labels: "_Labels") -> list[TaskRow]:
     """Tasks that would have the name `text` if they had records; running ones last."""
+    tails = {
+        id: [text.removesuffix("." + one) for one in some if text.endswith("." + one)]
+        for id, some in labels.of_frameworks.items()
+    }
     found = [
         row
-        for row in snapshot.tasks.values()
-        if any(
-            text == f"{name}.{framework}"
-            for framework in _framework_labels(row, snapshot, rfc952)
-            for name in _task_names(row, rfc952)
-        )
+        for row in labels.snapshot.tasks.values()
+        if (names := tails.get(row.framework_id)) and any(x in labels.of(row) for x in names)
     ]
-    yield from sorted(found, key=lambda row: row.state == "TASK_RUNNING")
+    return sorted(found, key=lambda row: row.state == "TASK_RUNNING")
 
 
-def _task_names(row: TaskRow, rfc952: bool) -> tuple[str, ...]:
-    if row.discovery_name:
-        return (mangle(row.discovery_name, rfc952=rfc952), row.discovery_name)
-    return (mangle(row.name, rfc952=rfc952),)
+class _Labels:
+    """How the names of a cluster look in names of ours, each worked out once.
 
+    of_frameworks: by id, in the zone of Mesos-DNS and in that of DC/OS, where dots become dashes.
+    """
 
-def _framework_labels(row: TaskRow, snapshot: Snapshot, rfc952: bool) -> tuple[str, ...]:
-    """In the zone of Mesos-DNS, and in that of DC/OS, where dots become dashes."""
-    framework = snapshot.framework(row.framework_id)
-    if framework is None:
-        return ("?",)
-    return (domain_fragment(framework.name, rfc952=rfc952), mangle(framework.name))
+    def __init__(self, snapshot: Snapshot, rfc952: bool) -> None:
+        self.snapshot, self._rfc952 = snapshot, rfc952
+        self.of_frameworks = {
+            row.id: (domain_fragment(row.name, rfc952=rfc952), mangle(row.name))
+            for row in snapshot.frameworks.values()
+        }
+        self._of_tasks: dict[str, tuple[str, ...]] = {}
+
+    def of(self, row: TaskRow) -> tuple[str, ...]:
+        """The labels of a task, which are two when its discovery information has a name."""
+        name = row.discovery_name or row.name
+        found = self._of_tasks.get(name)
+        if found is None:
+            found = self._of_tasks[name] = (mangle(name, rfc952=self._rfc952), name)
+        return found if row.discovery_name else found[:1]
 
 
 # -- near names ------------------------------------------------------------------------------------
@@ -169,8 +178,10 @@ def near_names(name: str, names: Iterable[str]) -> list[str]:
     beside, below, same_first = {}, "." + parent, first + "."
     others = []
     for other in names:
-        if other.endswith(below) and "." not in (label := other.removesuffix(below)):
-            beside[label] = other
+        if other.endswith(below):
+            label = other.removesuffix(below)
+            if abs(len(label) - len(first)) <= MAX_DISTANCE and "." not in label:
+                beside[label] = other
         elif other.startswith(same_first):
             others.append(other)
     labels = nearest(first, beside)

@@ -10,7 +10,7 @@ who reaches the port, as the original is.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from cairn_core.clusterview.view import Snapshot
@@ -36,6 +36,8 @@ MAX_LARGE = 4
 MAX_EXPLAINED = 2
 #: Text that is collected before it is sent.
 PIECE_CHARS = 32 * 1024
+#: Tasks that are looked at before others have their turn.
+SLICE = 2000
 _JSON = "application/json"
 #: What the original answers where there is nothing to find.
 PLAIN = {
@@ -93,7 +95,7 @@ class HttpApi:
             ("/v1/hosts/{host}", self.hosts),
             ("/v1/hosts/{host}/ports", self.ports),
             ("/v1/services/{service}", self.services),
-            ("/v1/enumerate", self.enumerate),
+            ("/v1/enumerate", self.all_tasks),
             ("/v1/axfr", self.axfr),
             ("/v1/records", self.all_records),
             ("/v1/nodes", self.nodes),
@@ -122,9 +124,15 @@ class HttpApi:
             return Response.json(shapes.dcos_services(records, asked))
         return _pretty(shapes.services(records, asked))
 
-    async def enumerate(self, request: Request) -> Answer:
+    async def all_tasks(self, request: Request) -> Answer:
         self._listing()
-        return self._stream(shapes.enumerated(self._frameworks()))
+        tasks: dict[str, list[TaskRow]] = {}
+        snapshot = self._known.snapshot
+        for number, row in enumerate(snapshot.tasks.values()):
+            tasks.setdefault(row.framework_id, []).append(row)
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+        return self._stream(shapes.enumerated(self._frameworks(snapshot, tasks)))
 
     async def axfr(self, request: Request) -> Answer:
         config, known = self._listing(), self._known
@@ -151,12 +159,10 @@ class HttpApi:
             raise Refused(404, PLAIN[404], text=True)
         return config
 
-    def _frameworks(self) -> Iterator[tuple[str, Iterator[tuple[str, str, Any]]]]:
+    def _frameworks(
+        self, snapshot: Snapshot, tasks: Mapping[str, list[TaskRow]]
+    ) -> Iterator[tuple[str, Iterator[tuple[str, str, Any]]]]:
         """Frameworks with their published tasks, in the order of names and ids."""
-        snapshot = self._known.snapshot
-        tasks: dict[str, list[TaskRow]] = {}
-        for row in snapshot.tasks.values():
-            tasks.setdefault(row.framework_id, []).append(row)
         for framework in sorted(snapshot.frameworks.values(), key=lambda row: (row.name, row.id)):
             yield framework.name, self._tasks(tasks.get(framework.id, []))
 

@@ -137,6 +137,17 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in caught.value.problem
 
 
+def test_a_file_of_an_original_may_have_other_keys_and_nulls(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"PORT": 80, "weburl": "x", "interval": null, "email": "root"}')
+    loaded = load(Sample, program="cairn-sample", file=file, environ={}, foreign_file=True)
+    assert (loaded.config.port, loaded.config.web_url, loaded.config.interval) == (80, "x", 1.0)
+    assert loaded.ignored == ("email",)
+    file.write_text('{"log_levels": "info"}')
+    with pytest.raises(ConfigError, match="unknown setting 'log_levels'"):
+        load(Sample, program="cairn-sample", file=file, environ={}, foreign_file=True)
+
+
 def test_a_missing_file_or_setting_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json: No such file or directory"):
         load(Sample, program="cairn-sample", file=tmp_path / "none.json", environ={})
