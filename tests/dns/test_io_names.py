@@ -246,3 +246,4 @@ async def _follow(steps: list[tuple[Row, bool, int]]) -> None:
             key: sorted([entry] if isinstance(entry, bytes) else entry)
             for key, entry in fresh.table.entries.items() if key[-4:] != b"\0\6\0\1"
         }  # fmt: skip
+        assert rig.table.ancestors == fresh.table.ancestors
