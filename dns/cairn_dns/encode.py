@@ -12,9 +12,9 @@ from functools import partial
 
 from .table import Entry, Update, ZoneState
 from .tree import NameTree
-from .variants import ZoneSettings, ZoneWriter
-from .wire import AAAA, CNAME, IN, NS, PTR, SOA, SRV, TXT, TYPE_NAMES, A, BadName, wire_name
-from .zone import RecordSet
+from .variants import WireNames, ZoneSettings, ZoneWriter
+from .wire import AAAA, CNAME, IN, NS, PTR, SOA, SRV, TXT, TYPE_NAMES, A, wire_name
+from .zone import RecordSet, Value
 
 __all__ = ["Encoder", "ZoneSettings"]
 
@@ -43,10 +43,13 @@ class Encoder:
     def __init__(self, zones: Sequence[ZoneSettings]) -> None:
         self._counters: list[tuple[str, str]] = []
         self._numbers: dict[tuple[str, str], bytes] = {}
-        writers = [ZoneWriter(zone, partial(self._counter, zone.domain)) for zone in zones]
+        self._names = WireNames()
+        writers = [
+            ZoneWriter(zone, partial(self._counter, zone.domain), self._names) for zone in zones
+        ]
         self._zones = {writer.domain: writer for writer in writers}
         lender = zones[0] if zones else ZoneSettings(domain=OUTSIDE)
-        self._outside = ZoneWriter(lender, partial(self._counter, OUTSIDE))
+        self._outside = ZoneWriter(lender, partial(self._counter, OUTSIDE), self._names)
         self._tree = NameTree()
         #: CNAMEs, and backwards: answers of who leads to a name hold those of the name.
         self._leads: dict[str, str] = {}
@@ -76,20 +79,23 @@ class Encoder:
                 zone.set_serial(serial)
         part = _Part(begin=True)
         for name in list(self._tree.ancestors()):
-            part.put_ancestors.append(wire_name(name))
+            part.ancestors[wire_name(name)] = True
             if part.full:
                 yield part.take()
+        self._forget()
         for name in list(records.names()):
-            kinds = records.kinds(name)
-            wire = self._wire(name, kinds)
-            if kinds and wire:
-                zone = self._zone_of(name)
-                if first:
-                    self._appear(name, zone, records, part)
-                for kind, entry in zone.entries(name, wire, kinds, records):
-                    part.add(wire + _TYPE_CLASS[kind], entry)
-                if part.full:
-                    yield part.take()
+            found = records.by_kind(name)
+            wire = self._wire(name, found)
+            if not found or not wire:
+                continue
+            zone = self._zone_of(name)
+            if first:
+                self._appear(name, zone, found, part)
+            for kind, entry in zone.entries(name, wire, found, records):
+                part.add(wire + _TYPE_CLASS[kind], entry)
+            if part.full:
+                yield part.take()
+                self._forget()
         for zone in self._zones.values():
             self._own(zone, records, part)
         yield self._last(part)
@@ -101,33 +107,40 @@ class Encoder:
         """
         part = _Part()
         touched: set[str] = set()
-        kinds_by_name = {name: records.kinds(name) for name in self._with_aliases(names)}
-        # Those that are gone come last, so that what is above both never seems to be gone.
-        for name, kinds in sorted(kinds_by_name.items(), key=lambda item: not item[1]):
-            wire = self._wire(name, kinds)
+        self._forget()
+        for name in self._with_aliases(names):
+            found = records.by_kind(name)
+            wire = self._wire(name, found)
             if not wire:
                 continue
             zone = self._zone_of(name)
             touched.add(zone.domain)
             known = name in self._tree
-            found: set[int] = set()
-            if kinds:
-                self._appear(name, zone, records, part)
-                for kind, entry in zone.entries(name, wire, kinds, records):
-                    found.add(kind)
+            kinds: set[int] = set()
+            if found:
+                self._appear(name, zone, found, part)
+                for kind, entry in zone.entries(name, wire, found, records):
+                    kinds.add(kind)
                     part.add(wire + _TYPE_CLASS[kind], entry)
             elif known:
                 self._vanish(name, zone, part)
             if known:
-                part.drop += [wire + _TYPE_CLASS[kind] for kind in _KINDS if kind not in found]
+                part.drop += [wire + _TYPE_CLASS[kind] for kind in _KINDS if kind not in kinds]
             if part.full:
                 yield part.take()
+                self._forget()
         for zone in self._zones.values():
             if zone.domain in touched:
                 zone.set_serial(serial)
-                yield part.take()  # what was dropped from the apex, before its own are put
+                if part.drop:
+                    yield part.take()  # from the apex perhaps, before its own are put
                 self._own(zone, records, part)
         yield self._last(part)
+
+    def _forget(self) -> None:
+        """Records may have changed while others had their turn."""
+        for zone in (*self._zones.values(), self._outside):
+            zone.forget()
 
     def _own(self, zone: ZoneWriter, records: RecordSet, part: "_Part") -> None:
         """SOA and NS of a zone; NS only where the records have none."""
@@ -140,16 +153,14 @@ class Encoder:
         zones = [ZoneState(zone.apex, zone.authority) for zone in self._zones.values()]
         return part.take(zones, list(self._counters))
 
-    def _wire(self, name: str, kinds: set[int]) -> bytes:
-        """A name in wire form; empty, and noted, when DNS cannot express it."""
-        try:
-            return wire_name(name)
-        except BadName:
-            if kinds:
-                self._skipped.add(name)
-            else:
-                self._skipped.discard(name)
-            return b""
+    def _wire(self, name: str, found: object) -> bytes:
+        """A name in wire form; empty, and noted if anything was found, when it has none."""
+        wire = self._names.wire(name)
+        if not wire and found:
+            self._skipped.add(name)
+        elif not wire:
+            self._skipped.discard(name)
+        return wire
 
     def _zone_of(self, name: str) -> ZoneWriter:
         at = name
@@ -160,16 +171,21 @@ class Encoder:
             at = at.partition(".")[2]
         return self._outside
 
-    def _appear(self, name: str, zone: ZoneWriter, records: RecordSet, part: "_Part") -> None:
+    def _appear(
+        self, name: str, zone: ZoneWriter, found: dict[int, list[Value]], part: "_Part"
+    ) -> None:
         """A name has records now, or has others than before."""
-        apex = zone.domain if zone is not self._outside else name
-        part.put_ancestors += map(wire_name, self._tree.add(name, apex))
-        target = records.values(name, CNAME)
-        self._lead(name, str(target[0]) if target else None)
+        if name not in self._tree:
+            apex = zone.domain if zone is not self._outside else name
+            for ancestor in self._tree.add(name, apex):
+                part.ancestors[wire_name(ancestor)] = True
+        if CNAME in found or name in self._leads:
+            self._lead(name, str(found[CNAME][0]) if CNAME in found else None)
 
     def _vanish(self, name: str, zone: ZoneWriter, part: "_Part") -> None:
         apex = zone.domain if zone is not self._outside else name
-        part.drop_ancestors += map(wire_name, self._tree.remove(name, apex))
+        for ancestor in self._tree.remove(name, apex):
+            part.ancestors[wire_name(ancestor)] = False
         self._lead(name, None)
 
     def _lead(self, name: str, target: str | None) -> None:
@@ -215,15 +231,15 @@ class _Part:
     def _clear(self) -> None:
         self.put: list[tuple[bytes, Entry]] = []
         self.drop: list[bytes] = []
-        self.put_ancestors: list[bytes] = []
-        self.drop_ancestors: list[bytes] = []
+        #: Names that are ancestors now, and that are none any more; the last word counts.
+        self.ancestors: dict[bytes, bool] = {}
         self._bytes = 0
 
     @property
     def full(self) -> bool:
         """Whether it is as large as an update may be."""
         return (
-            len(self.put) + len(self.drop) + len(self.put_ancestors) >= MAX_QUESTIONS
+            len(self.put) + len(self.drop) + len(self.ancestors) >= MAX_QUESTIONS
             or self._bytes >= MAX_BYTES
         )
 
@@ -238,8 +254,10 @@ class _Part:
         counters: list[tuple[str, str]] | None = None,
     ) -> Update:
         """The update; with zones it is the last one."""
+        more = [name for name, exists in self.ancestors.items() if exists]
+        less = [name for name, exists in self.ancestors.items() if not exists]
         update = Update(
-            self.put, self.drop, self.put_ancestors, self.drop_ancestors,
+            self.put, self.drop, more, less,
             zones, counters, self._begin, zones is not None,
         )  # fmt: skip
         self._begin = False

@@ -1,7 +1,7 @@
 """The ways to answer for the names of one zone, in wire form (see `table.Variant`)."""
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TypeVar, cast
 
 from msgspec import Struct
@@ -12,6 +12,8 @@ from .wire import (
     CNAME,
     HEADER_BYTES,
     IN,
+    LENGTHS,
+    MAX_NAME_BYTES,
     NS,
     PTR,
     SOA,
@@ -22,24 +24,25 @@ from .wire import (
     BadName,
     wire_name,
 )  # fmt: skip
-from .zone import RecordSet
+from .zone import RecordSet, Value
 
 #: Orders in which the answers of one question are given, in turn.  Of a plain UDP answer 29
 #: addresses fit, so all of 464 show.
 MAX_ROTATIONS = 16
-#: Targets of one SRV answer whose addresses are added.
-MAX_ADDITIONAL_TARGETS = 16
+#: Addresses of targets that are added to one SRV answer.
+MAX_ADDITIONAL = 32
 #: Names that one chain of CNAMEs leads through.
 MAX_CHAIN = 8
 #: Bytes of answers, so that with the longest question and OPT they fit into a TCP message.
 MAX_ANSWER_BYTES = TCP_BYTES - HEADER_BYTES - 259 - 11
-#: Targets of SRV records whose wire form is remembered.
-_MAX_TARGETS = 16_384
+#: Ends of names whose wire form is remembered.
+_MAX_ENDS = 16_384
 _TO_QUESTION = b"\xc0\x0c"
 _MAX_POINTER = 0x3FFF
 _COUNTS = struct.Struct("!HHH")
 _FIXED = struct.Struct("!HHIH")
-_SERVICE = struct.Struct("!HHHH")
+#: Where the target of an SRV record is: behind owner, fixed part, and three numbers.
+_TARGET_AT = 2 + _FIXED.size + 6
 T = TypeVar("T")
 
 
@@ -65,13 +68,37 @@ class ZoneSettings(Struct, frozen=True, kw_only=True):
     nameserver_ttl: int | None = None
 
 
+class WireNames:
+    """`wire_name` for many names that end alike: what is behind the first dot is remembered."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, bytes] = {}
+
+    def wire(self, name: str) -> bytes:
+        """A name, in lower case, in wire form; empty when DNS cannot express it."""
+        first, dot, rest = name.partition(".")
+        end = self._ends.get(rest)
+        try:
+            if end is None:
+                if len(self._ends) >= _MAX_ENDS:
+                    self._ends.clear()
+                end = self._ends[rest] = wire_name(rest) if dot else b"\0"
+            label = first.encode("ascii")
+            wire = LENGTHS[len(label)] + label + end
+        except (BadName, KeyError, UnicodeEncodeError):
+            return b""
+        return wire if len(wire) <= MAX_NAME_BYTES else b""
+
+
 class ZoneWriter:
     """Writes entries of one zone.
 
     counter: the first byte of the variants of a type.  Raises BadName for settings that make none.
     """
 
-    def __init__(self, settings: ZoneSettings, counter: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, settings: ZoneSettings, counter: Callable[[int], bytes], names: WireNames
+    ) -> None:
         self.domain = settings.domain.lower().removesuffix(".")
         self.apex = wire_name(self.domain)
         self._settings = settings
@@ -85,8 +112,15 @@ class ZoneWriter:
         }
         self._alone: dict[int, bytes] = {}
         self._service = _TO_QUESTION + struct.pack("!HHI", SRV, IN, settings.ttl)
-        self._targets: dict[str, bytes] = {}
+        self._priorities = struct.pack("!HH", settings.srv_priority, settings.srv_weight)
+        self._wire = names.wire
+        #: First addresses of targets, behind their owners; true until `forget`.
+        self._extras: dict[str, list[bytes]] = {}
         self.set_serial(0)
+
+    def forget(self) -> None:
+        """Records may have changed since the last entry."""
+        self._extras.clear()
 
     def set_serial(self, serial: int) -> None:
         """Put another serial into the SOA."""
@@ -105,14 +139,13 @@ class ZoneWriter:
         yield NS, self._entry(NS, [_record(NS, ttl, name) for name in self._nameservers])
 
     def entries(
-        self, name: str, wire: bytes, kinds: set[int], records: RecordSet
+        self, name: str, wire: bytes, found: dict[int, list[Value]], records: RecordSet
     ) -> Iterator[tuple[int, Entry]]:
         """Each type that a name is asked for with success, and how it is answered.
 
-        wire: the name in wire form. kinds: those of its records.
+        wire: the name in wire form. found: its records by type.
         """
-        for kind in kinds:
-            values = records.values(name, kind)
+        for kind, values in found.items():
             if kind in (A, AAAA):
                 yield kind, self._addresses(kind, cast("list[bytes]", values))
             elif kind == SRV:
@@ -121,15 +154,15 @@ class ZoneWriter:
                     yield kind, entry
             elif kind == CNAME:
                 yield CNAME, self._chain(name, wire, CNAME, records)
-                for other in {A, AAAA} - kinds:
+                for other in {A, AAAA} - found.keys():
                     yield other, self._chain(name, wire, other, records)
             elif kind == TXT:
                 texts = cast("list[bytes | str]", values)
                 yield kind, self._entry(kind, [self._record(kind, _text(text)) for text in texts])
             elif kind in (PTR, NS):
-                names = [self._target(one) for one in cast("list[str]", values)]
-                if found := [self._record(kind, one) for one in names if one]:
-                    yield kind, self._entry(kind, found)
+                names = [self._wire(one) for one in cast("list[str]", values)]
+                if written := [self._record(kind, one) for one in names if one]:
+                    yield kind, self._entry(kind, written)
 
     def _addresses(self, kind: int, values: list[bytes]) -> Entry:
         before = self._before[kind]
@@ -143,49 +176,51 @@ class ZoneWriter:
     def _services(
         self, name_bytes: int, services: list[tuple[str, int]], records: RecordSet
     ) -> Entry | None:
-        """SRV answers.  A target is written out where it comes first, for RFC 2782 forbids to
-        compress it; additional records point there."""
-        its = self._settings
-        written: list[tuple[str, bytes]] = []
-        extras: dict[str, list[bytes]] = {}
-        for target, port in services:
-            wire = self._target(target)
-            if not wire:
-                continue
-            data = _SERVICE.pack(6 + len(wire), its.srv_priority, its.srv_weight, port)
-            written.append((target, b"".join((self._service, data, wire))))
-            if its.additional and target not in extras:
-                extras[target] = [
-                    self._before[kind][2:] + cast("bytes", found[0])
-                    for kind in (A, AAAA)
-                    if (found := records.values(target, kind))
-                ]
-        if not written:
+        """SRV answers; those of one target stay together, and each target is first in turn.
+
+        Targets are written out, for RFC 2782 forbids to compress them; additional records point
+        to where theirs is.
+        """
+        count, first = 0, HEADER_BYTES + name_bytes + 4
+        room = MAX_ANSWER_BYTES
+        #: Answers of each target, and its addresses.
+        groups: list[tuple[bytes, list[bytes]]] = []
+        for target, ports in _by_target(services):
+            wire = self._wire(target)
+            before = self._service + (6 + len(wire)).to_bytes(2) + self._priorities
+            answers = b"".join([before + port.to_bytes(2) + wire for port in ports])
+            if wire and len(answers) <= room:
+                room -= len(answers)
+                count += len(ports)
+                groups.append((answers, self._extra(target, records)))
+        if not groups:
             return None
-        first = HEADER_BYTES + name_bytes + 4
-        variants = [self._service_variant(order, extras, first) for order in _orders(written)]
+        if first + MAX_ANSWER_BYTES - room > _MAX_POINTER:  # no pointer leads that far
+            groups = [(answers, []) for answers, _ in groups]
+        variants, counter = [], self._counter(SRV)
+        for order in _orders(groups):
+            at, parts, more = first + _TARGET_AT | 0xC000, [b""], list[bytes]()
+            for answers, addresses in order:
+                parts.append(answers)
+                for address in addresses:
+                    more += (at.to_bytes(2), address)
+                at += len(answers)
+            del more[2 * MAX_ADDITIONAL :]
+            parts[0] = counter + _COUNTS.pack(count, 0, len(more) // 2)
+            variants.append(b"".join(parts + more))
         return tuple(variants) if len(variants) > 1 else variants[0]
 
-    def _service_variant(
-        self, written: Sequence[tuple[str, bytes]], extras: dict[str, list[bytes]], at: int
-    ) -> bytes:
-        end, answers = at + MAX_ANSWER_BYTES, 0
-        parts, more = [b""], list[bytes]()
-        places: dict[str, int] = {}
-        for target, record in written:
-            if at + len(record) > end:
-                break
-            # behind owner, fixed part, and priority, weight, port
-            places.setdefault(target, at + 2 + _FIXED.size + 6)
-            parts.append(record)
-            at += len(record)
-            answers += 1
-        for target, place in list(places.items())[:MAX_ADDITIONAL_TARGETS]:
-            if place <= _MAX_POINTER:
-                owner = struct.pack("!H", 0xC000 | place)
-                more += [owner + rest for rest in extras.get(target, ())]
-        parts[0] = self._counter(SRV) + _COUNTS.pack(answers, 0, len(more))
-        return b"".join(parts + more)
+    def _extra(self, target: str, records: RecordSet) -> list[bytes]:
+        """The first A and the first AAAA of a target, without their owners."""
+        found = self._extras.get(target)
+        if found is None:
+            values = records.by_kind(target) if self._settings.additional else {}
+            found = self._extras[target] = [
+                self._before[kind][2:] + cast("bytes", values[kind][0])
+                for kind in (A, AAAA)
+                if kind in values
+            ]
+        return found
 
     def _chain(self, name: str, wire: bytes, kind: int, records: RecordSet) -> Entry:
         """A CNAME, and unless it was asked for itself, what it leads to as far as we know it."""
@@ -195,7 +230,7 @@ class ZoneWriter:
         seen = {name}
         while len(chain) < MAX_CHAIN and CNAME in records.kinds(end):
             end = cast("str", records.values(end, CNAME)[0])
-            target = self._target(end)
+            target = self._wire(end)
             if not target or end in seen:
                 break
             seen.add(end)
@@ -227,19 +262,6 @@ class ZoneWriter:
     def _record(self, kind: int, data: bytes, owner: bytes = _TO_QUESTION) -> bytes:
         return _record(kind, self._settings.ttl, data, owner)
 
-    def _target(self, name: str) -> bytes:
-        """A name in wire form; empty when DNS cannot express it."""
-        wire = self._targets.get(name)
-        if wire is None:
-            try:
-                wire = wire_name(name)
-            except BadName:
-                wire = b""
-            if len(self._targets) >= _MAX_TARGETS:
-                self._targets.clear()
-            self._targets[name] = wire
-        return wire
-
 
 def _record(kind: int, ttl: int, data: bytes, owner: bytes = _TO_QUESTION) -> bytes:
     return owner + _FIXED.pack(kind, IN, ttl, len(data)) + data
@@ -253,8 +275,20 @@ def _text(value: bytes | str) -> bytes:
 
 
 def _orders(items: list[T]) -> Iterator[list[T]]:
-    """The items from several starts, evenly spread; once when there is one, or none."""
+    """The items from several starts, evenly spread; none: once."""
     turns = min(len(items), MAX_ROTATIONS) or 1
     for turn in range(turns):
-        first = turn * len(items) // turns
-        yield items[first:] + items[:first]
+        start = turn * len(items) // turns
+        yield items[start:] + items[:start]
+
+
+def _by_target(services: list[tuple[str, int]]) -> Iterator[tuple[str, list[int]]]:
+    """Targets and their ports, of sorted (target, port)."""
+    last, ports = "", list[int]()
+    for target, port in services:
+        if target != last:
+            if ports:
+                yield last, ports
+            last, ports = target, []
+        ports.append(port)
+    yield last, ports

@@ -31,7 +31,7 @@ RCODE_NAMES = {
 #: Records of a query that are looked through for its OPT; a query with more is malformed.
 MAX_QUERY_RECORDS = 32
 #: Labels by their length, with it: the byte before a label.
-_LENGTHS = {size: bytes([size]) for size in range(1, MAX_LABEL_BYTES + 1)}
+LENGTHS = {size: bytes([size]) for size in range(1, MAX_LABEL_BYTES + 1)}
 
 
 class BadName(ValueError):
@@ -46,7 +46,7 @@ def wire_name(name: str) -> bytes:
     """
     try:
         labels = name.encode("ascii").lower().removesuffix(b".").split(b".")
-        wire = b"".join([_LENGTHS[len(label)] + label for label in labels]) + b"\0"
+        wire = b"".join([LENGTHS[len(label)] + label for label in labels]) + b"\0"
     except UnicodeEncodeError:
         raise BadName(f"name is not ascii: {name[:80]!r}") from None
     except KeyError:

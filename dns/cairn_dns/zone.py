@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, KeysView
 from typing import Any, TypeAlias
 
-from .bags import added, put, removed, things
+from .bags import added, only, put, removed, things
 from .wire import AAAA, SRV, A
 
 #: A and AAAA: the address, 4 or 16 bytes.  SRV: (target, port).  CNAME, PTR, NS: a name.
@@ -97,6 +97,25 @@ class RecordSet:
         if node.services is not None:
             found.add(SRV)
         return found | {kind for kind, _ in things(node.others)}
+
+    def by_kind(self, name: str) -> dict[int, list[Value]]:
+        """All values of a name by type: `kinds` and `values` at once."""
+        found: dict[int, list[Value]] = {}
+        node = self._nodes.get(name)
+        if node is None:
+            return found
+        alone = only(node.addresses)
+        if alone is not None:
+            found[A if len(alone) == 4 else AAAA] = [alone]
+        elif node.addresses is not None:
+            for kind, size in _ADDRESS_BYTES.items():
+                if values := [one for one in things(node.addresses) if len(one) == size]:
+                    found[kind] = sorted(values)
+        if node.services is not None:
+            found[SRV] = sorted(things(node.services))
+        for kind in {kind for kind, _ in things(node.others)}:
+            found[kind] = sorted(value for one, value in things(node.others) if one == kind)
+        return found
 
     def changed_at(self, name: str) -> float | None:
         """When a name last changed, seconds since the epoch; None for an unknown name."""
