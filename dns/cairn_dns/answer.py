@@ -103,6 +103,7 @@ class Answerer:
         Most queries are one question, perhaps with an OPT that has no options; they cost a look-up
         and a join.  All others, and all that are odd, go the general way.
         """
+        self._turn += 1
         start = query[2:12]
         head = self._plain.get(start)
         if head is not None:
@@ -111,10 +112,7 @@ class Answerer:
             entry = self.table.entries.get(folded)
             if entry is not None:
                 if entry.__class__ is tuple:
-                    # the id stands in for chance, lest who asks two things by turns always gets
-                    # the same orders of both
-                    self._turn = turn = self._turn + 1
-                    entry = entry[(turn + query[1]) % len(entry)]
+                    entry = entry[(self._turn + query[1]) % len(entry)]
                 if len(query) + len(entry) <= PLAIN_BYTES + VARIANT_HEAD:
                     self.table.hits[entry[0]] += 1  # type: ignore[index]  # a variant now
                     return b"".join((query[:2], head, entry[1:7], question, entry[7:]))  # type: ignore[arg-type]
@@ -161,9 +159,9 @@ class Answerer:
         return b"".join((query[:2], head[:1], bits, counts, question, negative.soa, opt))
 
     def _pick(self, entry: Entry, query: bytes) -> Variant:
+        # the id stands in for chance, lest who asks two things by turns always gets the same orders
         if isinstance(entry, bytes):
             return entry
-        self._turn += 1
         return entry[(self._turn + query[1]) % len(entry)]
 
     # -- the general way -------------------------------------------------------------------------
