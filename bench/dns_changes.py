@@ -145,7 +145,7 @@ def polled(tasks: int, rounds: int, directory: Path) -> Iterator[Result]:
         servers.append(original)
     cluster = Cluster(tasks)
     # Every server comes to rest between two questions.
-    settings = {"refreshSeconds": max(1, tasks // 6000)}
+    settings = {"refreshSeconds": max(1, tasks // 3000)}
     for start in servers:
         with (
             StandIn(cluster) as master,

@@ -106,7 +106,7 @@ def dnsperf(
     if shutil.which("dnsperf") is None:
         raise CannotRun("needs dnsperf (Debian package dnsperf)")
     argv = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(file), "-c", "8", "-T", "1"]
-    argv += ["-l", str(seconds), "-q", "200", "-t", "2", "-O", "suppress=timeout,congestion"]
+    argv += ["-l", str(seconds), "-q", "200", "-t", "1", "-O", "suppress=timeout,congestion"]
     if rate is not None:
         argv += ["-Q", str(rate), "-v"]
     if tcp:

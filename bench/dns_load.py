@@ -56,7 +56,7 @@ class Plan:
     timed_cases: Sequence[str] = ("A", "SRV")
 
 
-QUICK = Plan(("A", "SRV"), 1, 0.6, (1000,), ("A",))
+QUICK = Plan(("A", "SRV"), 1, 0.4, (1000,), ("A",))
 
 
 @dataclass(slots=True)
