@@ -32,6 +32,8 @@ from .wire import (
 MESSAGE_BYTES = 16_000
 #: Entries that are looked at before others get their turn.
 SLICE = 500
+#: A variant of this size may have been cut.
+LARGE_BYTES = 32_768
 _TO_QUESTION = b"\xc0\x0c"
 _CLASS = struct.pack("!H", IN)
 _SOA = struct.pack("!HH", SOA, IN)
@@ -105,7 +107,7 @@ class Transfers:
             if kind + _CLASS == _SOA:
                 continue
             entry = entries[number]
-            for record in _records(entry if isinstance(entry, bytes) else entry[0], kind):
+            for record in _all_records(entry, kind):
                 if size + len(name) + len(record) > MESSAGE_BYTES:
                     yield reply.message(parts)
                     parts, size = [], 0
@@ -159,8 +161,17 @@ def _serial(query: bytes, end: int) -> bytes:
     return data[-20:-16]
 
 
-def _records(variant: bytes, kind: bytes) -> Iterator[bytes]:
+def _all_records(entry: Entry, kind: bytes) -> Iterable[bytes]:
     """Records of a type that a name has itself, without owner."""
+    if isinstance(entry, bytes):
+        return _records(entry, kind)
+    if len(entry[0]) < LARGE_BYTES:
+        return _records(entry[0], kind)
+    # of a large set each order may have a part only
+    return dict.fromkeys(record for variant in entry for record in _records(variant, kind))
+
+
+def _records(variant: bytes, kind: bytes) -> Iterator[bytes]:
     at, count = 7, variant[1] << 8 | variant[2]
     for _ in range(count):
         end = at + 12 + (variant[at + 10] << 8 | variant[at + 11])
