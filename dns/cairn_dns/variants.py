@@ -181,33 +181,33 @@ class ZoneWriter:
         Targets are written out, for RFC 2782 forbids to compress them; additional records point
         to where theirs is.
         """
-        count, first = 0, HEADER_BYTES + name_bytes + 4
-        room = MAX_ANSWER_BYTES
-        #: Answers of each target, and its addresses.
-        groups: list[tuple[bytes, list[bytes]]] = []
+        #: How many answers each target has, their bytes, and its addresses.
+        groups: list[tuple[int, bytes, list[bytes]]] = []
         for target, ports in _by_target(services):
             wire = self._wire(target)
-            before = self._service + (6 + len(wire)).to_bytes(2) + self._priorities
-            answers = b"".join([before + port.to_bytes(2) + wire for port in ports])
-            if wire and len(answers) <= room:
-                room -= len(answers)
-                count += len(ports)
-                groups.append((answers, self._extra(target, records)))
-        if not groups:
-            return None
-        if first + MAX_ANSWER_BYTES - room > _MAX_POINTER:  # no pointer leads that far
-            groups = [(answers, []) for answers, _ in groups]
+            if wire:
+                before = self._service + (6 + len(wire)).to_bytes(2) + self._priorities
+                answers = b"".join([before + port.to_bytes(2) + wire for port in ports])
+                groups.append((len(ports), answers, self._extra(target, records)))
+        start = HEADER_BYTES + name_bytes + 4
         variants, counter = [], self._counter(SRV)
-        for order in _orders(groups):
-            at, parts, more = first + _TARGET_AT | 0xC000, [b""], list[bytes]()
-            for answers, addresses in order:
+        for order in _orders(groups) if groups else ():
+            at, count, parts, more = start, 0, [b""], list[bytes]()
+            for number, answers, addresses in order:
+                if at + len(answers) > MAX_ANSWER_BYTES and count:
+                    break
                 parts.append(answers)
-                for address in addresses:
-                    more += (at.to_bytes(2), address)
+                if at <= _MAX_POINTER - _TARGET_AT:
+                    place = (at + _TARGET_AT | 0xC000).to_bytes(2)
+                    for address in addresses:
+                        more += (place, address)
                 at += len(answers)
+                count += number
             del more[2 * MAX_ADDITIONAL :]
             parts[0] = counter + _COUNTS.pack(count, 0, len(more) // 2)
             variants.append(b"".join(parts + more))
+        if not variants:
+            return None
         return tuple(variants) if len(variants) > 1 else variants[0]
 
     def _extra(self, target: str, records: RecordSet) -> list[bytes]:
