@@ -77,7 +77,15 @@ class World:
                 ],
                 stderr=out,
             )  # fmt: skip
-        until(self.control.exists)
+        until(self.answers)
+
+    def answers(self) -> bool:
+        """Whether it listens already; the file is there a moment before."""
+        try:
+            ask(self.control, "status")
+        except Unavailable:
+            return False
+        return True
 
     def status(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = ask(self.control, "status")["units"][name]
