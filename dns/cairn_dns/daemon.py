@@ -36,6 +36,7 @@ from .http_api import HttpApi, as_the_original
 from .http_state import State
 from .io_hosts import own_addresses, resolv_conf_servers
 from .io_names import Names
+from .io_serial import Serials
 from .io_workers import Workers, bind_listeners
 from .metrics import DnsMetrics, merged
 from .table import Update
@@ -74,13 +75,19 @@ class DnsServer:
                 "answering addresses=%s port=%d processes=%d",
                 ",".join(config.listeners()), sockets[0].getsockname()[1], count,
             )  # fmt: skip
-        self.names = Names(*self._zone(config), self._send, self._refresh)
+        folder = self._state_folder(config)
+        self.names = Names(
+            *self._zone(config),
+            self._send,
+            self._refresh,
+            serials=Serials(folder and folder / "serial"),
+        )
         self.source = ClusterSource(
             find_masters(config.zk or config.masters),
             self.names.on_changes,
             access=_access(config),
             wanted=config.source,
-            keep=self._kept_file(config),
+            keep=folder and folder / "cluster.msgpack",
             period_s=config.refresh_s,
             timeout_s=config.state_timeout_s,
         )
@@ -192,15 +199,15 @@ class DnsServer:
 
     # -- disk ----------------------------------------------------------------------------------
 
-    def _kept_file(self, config: DnsConfig) -> Path | None:
-        """Where the cluster is kept.  Raises LocalError when another process has the directory."""
+    def _state_folder(self, config: DnsConfig) -> Path | None:
+        """Where things are kept.  Raises LocalError when another process has the directory."""
         folder = Path(config.state_dir)
         try:
             self._stack.enter_context(work_dir_lock(folder))
         except OSError as error:
             log.error("state_dir: nothing is kept directory=%s reason=%s", folder, cause(error))
             return None
-        return folder / "cluster.msgpack"
+        return folder
 
 
 async def build(config: DnsConfig, file: str = "") -> Daemon[DnsConfig]:

@@ -21,6 +21,7 @@ from .addresses import host_addresses, parse_address
 from .cluster_zone import ClusterZone
 from .encode import Encoder
 from .io_hosts import HostTable
+from .io_serial import Serials
 from .table import Update
 from .wire import TYPE_NAMES
 from .zone import RecordSet
@@ -57,6 +58,7 @@ class Names:
         send: Send,
         refresh: Callable[[], None],
         *,
+        serials: Serials | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +73,7 @@ class Names:
         self.table_changes = 0
         self.names_changed = 0
         self._send, self._refresh = send, refresh
+        self._serials = serials or Serials()
         self._clock, self._monotonic = clock, monotonic
         self._pending: dict[str, tuple[Row | None, Row | None]] = {}
         self._masters: tuple[str, ...] = ()
@@ -151,7 +154,7 @@ class Names:
                 if heard:
                     self._show()
             elif changed:
-                self.serial = self._next_serial()
+                self.serial = self._serials.next(self._clock())
                 self._remember(changed, now)
                 self.names_changed += len(changed)
                 await self._send_all(self.encoder.changed(self.records, changed, self.serial))
@@ -181,7 +184,7 @@ class Names:
 
     def _show(self) -> None:
         """Have everything taken anew."""
-        self.serial = self._next_serial()
+        self.serial = self._serials.next(self._clock())
         self.table_changes += 1
         self._refresh()
 
@@ -200,10 +203,6 @@ class Names:
     def _want_hosts(self) -> None:
         masters = {host for host in self._masters if parse_address(host) is None}
         self.hosts.want(self.zone.hosts_wanted() | masters)
-
-    def _next_serial(self) -> int:
-        """The time, or one more than the last (RFC 1982 lets it wrap; that is in 2106)."""
-        return max(self.serial + 1, int(self._clock())) & 0xFFFFFFFF
 
     def _remember(self, names: Iterable[str], now: float) -> None:
         for name, _ in zip(names, range(MAX_RECENT_OF_BATCH), strict=False):

@@ -42,6 +42,8 @@ from cairn_core.mesos.feed_rows import (
 
 STATE = (Path(__file__).parent / "state.json").read_bytes()
 DEADLINE_S = 30.0
+#: One question whose answer is awaited again and again; nobody may listen yet.
+ASK_S = 0.3
 ROWS: list[Row] = [
     MasterRow("m1", "master1", "127.0.0.1", 5050, leads=True),
     AgentRow("c-S0", "agent1", "10.0.0.11"),
@@ -202,20 +204,31 @@ class Dns:
             assert await self.ended() == 0, self.log.read_text()
 
     async def ask(
-        self, name: str, kind: str = "A", *, tcp: bool = False, server: str = "127.0.0.1"
+        self,
+        name: str,
+        kind: str = "A",
+        *,
+        tcp: bool = False,
+        server: str = "127.0.0.1",
+        timeout_s: float = 5.0,
     ) -> dns.message.Message:
         query = dns.message.make_query(name, kind)
         ask = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
-        return await ask(query, server, port=self.settings["port"], timeout=5)
+        return await ask(query, server, port=self.settings["port"], timeout=timeout_s)
 
     async def values(self, name: str, kind: str = "A", **how: Any) -> set[str]:
         message = await self.ask(name, kind, **how)
         return {data.to_text() for rrset in message.answer for data in rrset}
 
     async def until(self, name: str, wanted: Callable[[set[str]], object], kind: str = "A") -> None:
+        """Wait until all serving processes say so; which one is asked the kernel draws by lot."""
+
         async def holds() -> bool:
             with suppress(OSError, dns.exception.Timeout):
-                return bool(wanted(await self.values(name, kind)))
+                for _ in range(20):
+                    if not wanted(await self.values(name, kind, timeout_s=ASK_S)):
+                        return False
+                return True
             return False
 
         await eventually(holds, self)
@@ -223,6 +236,9 @@ class Dns:
     async def get(self, path: str) -> Any:
         async with HttpClient() as http:
             return (await http.request("GET", self.url + path)).json(object)
+
+    async def healthy(self) -> bool:
+        return await self.status("/health") == 200
 
     async def status(self, path: str) -> int:
         async with HttpClient() as http:
@@ -249,6 +265,7 @@ async def serving(folder: Path, *masters: str, **settings: Any) -> AsyncIterator
     folder.mkdir(exist_ok=True)
     server = Dns(folder, masters, settings)
     await server.start()
+    await eventually(server.healthy, server)
     try:
         yield server
     finally:
@@ -296,7 +313,7 @@ async def test_a_master_that_has_neither_is_polled(tmp_path: Path) -> None:
         assert await server.values("master.mesos") == {"127.0.0.1"}
         master.state = STATE.replace(b"web.shop", b"new.shop")
         await server.until("new.shop.marathon.mesos", bool)
-        assert await server.values("web.shop.marathon.mesos") == set()
+        await server.until("web.shop.marathon.mesos", lambda got: not got)
 
 
 async def test_what_was_known_is_served_while_no_master_answers(tmp_path: Path) -> None:
@@ -316,11 +333,12 @@ async def test_nothing_is_said_of_a_cluster_that_is_not_known(tmp_path: Path) ->
 
         async def fails() -> bool:
             with suppress(OSError, dns.exception.Timeout):
-                return (await server.ask("web.marathon.mesos")).rcode() == dns.rcode.SERVFAIL
+                reply = await server.ask("web.marathon.mesos", timeout_s=ASK_S)
+                return reply.rcode() == dns.rcode.SERVFAIL
             return False
 
         await eventually(fails, server)
-        assert await server.status("/health") == 200
+
         assert await server.status("/ready") == 503
         told = await server.get("/v1/explain/web.marathon.mesos")
         assert told["reason"] == "no state of the cluster is known yet"
@@ -450,6 +468,32 @@ async def test_a_busy_port_is_told(tmp_path: Path) -> None:
         assert await server.ended() == 1
     assert f"{server.settings['port']}" in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
+
+
+async def test_a_directory_belongs_to_one_daemon(tmp_path: Path) -> None:
+    async with serving(tmp_path, "127.0.0.1:1") as first:
+        (tmp_path / "second").mkdir()
+        state = {"state_dir": first.settings["state_dir"]}
+        second = Dns(tmp_path / "second", ["127.0.0.1:1"], state)
+        await second.start()
+        assert await second.ended() == 1
+        assert f"is used by process {first.pid}" in second.log.read_text()
+
+
+async def test_the_http_api_alone(tmp_path: Path) -> None:
+    settings = {"dnson": False}
+    async with (
+        Master("feed").running() as address,
+        serving(tmp_path, address, **settings) as server,
+    ):
+
+        async def known() -> bool:
+            hosts = await server.get("/v1/hosts/web.marathon.mesos")
+            return bool(hosts[0]["ip"] == "10.0.0.11")
+
+        await eventually(known, server)
+        assert server.servers() == []
+        assert await server.status("/ready") == 200
 
 
 #: Makes sockets the way a supervisor does and becomes the daemon.

@@ -40,9 +40,8 @@ class Rig:
         self.now = 1000.0
         self.config = DnsConfig(masters=["10.0.0.1:5050"], **settings)
         zone = ClusterZone(record_rules(self.config, ()))
-        self.names = Names(
-            zone, Encoder(zone_settings(self.config)), self.take, lambda: None, clock=lambda: self.now
-        )
+        encoder = Encoder(zone_settings(self.config))
+        self.names = Names(zone, encoder, self.take, lambda: None, clock=lambda: self.now)
         self.source = ClusterSource(self.config.masters, self.names.on_changes)
         self.state = State(self.names, self.source, lambda: self.config, clock=lambda: self.now)
 

@@ -43,7 +43,8 @@ def test_our_own_addresses(tmp_path: Path) -> None:
 
 def test_servers_of_this_host(tmp_path: Path) -> None:
     file = tmp_path / "resolv.conf"
-    file.write_text("# x\nnameserver 203.0.113.53\nnameserver 127.0.0.1\nnameserver x\nnameserver\n")
+    servers = ("203.0.113.53", "127.0.0.1", "x", "")
+    file.write_text("# x\n" + "".join(f"nameserver {server}\n" for server in servers))
     assert resolv_conf_servers(file) == ["203.0.113.53"]
     assert resolv_conf_servers(tmp_path / "none") == []
 
