@@ -23,7 +23,7 @@ from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.http_standard import add_standard_routes
 from cairn_core.kit.metrics import Metrics
 from cairn_dns.answer import Answerer
-from cairn_dns.io_forward import exchange
+from cairn_dns.io_exchange import exchange
 from cairn_dns.networks import Networks
 
 from . import config as settings

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from cairn_core.errors import Unavailable, cause
 from cairn_core.kit.daemon import Service
 from cairn_dns.answer import Answerer, Foreign
-from cairn_dns.io_forward import exchange
+from cairn_dns.io_exchange import exchange
 from cairn_dns.io_mmsg import Client
 from cairn_dns.io_tcp import TcpServer, bind_tcp
 from cairn_dns.io_udp import UdpServer, bind_udp
