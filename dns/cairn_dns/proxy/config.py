@@ -206,6 +206,12 @@ def forward_zones(config: ProxyConfig) -> dict[str, list[Server]]:
     return found
 
 
+def clients(config: ProxyConfig) -> list[str]:
+    """Networks whose queries are forwarded: what is set, and this host, which asks the proxy
+    from the address that it asks."""
+    return [*config.forward_clients, *config.proxy_addresses, *config.bind_ips]
+
+
 def reverse(config: ProxyConfig) -> list[str]:
     """Networks and zones whose reverse names go to the masters; `private` stands for all those."""
     return [

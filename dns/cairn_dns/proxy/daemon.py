@@ -81,7 +81,7 @@ class Proxy:
                 self.zones.tables.near.table, self.cache, asyncio.get_running_loop().time
             ),
             self.resolver,
-            Networks(config.forward_clients),
+            Networks(settings.clients(config)),
             config.rate_limit,
         )
         self.control = Control(
@@ -110,7 +110,7 @@ class Proxy:
         self.resolver.asker = self._asker(config)
         self.resolver.stale_after_s = config.stale_after
         self.resolver.limit = config.handler_limit
-        self.front.set_clients(Networks(config.forward_clients))
+        self.front.set_clients(Networks(settings.clients(config)))
         await self._own_zones()
         self._route()
 

@@ -10,6 +10,7 @@ from cairn_core.errors import LocalError
 from cairn_core.kit.config import load
 from cairn_dns.proxy.config import (
     ProxyConfig,
+    clients,
     forward_zones,
     loadbalance,
     masters,
@@ -129,3 +130,8 @@ def test_resolv_conf_names_three_servers_at_most() -> None:
 )
 def test_the_original_is_kept_as_it_was(text: str, link: str | None) -> None:
     assert from_saved(to_saved(text, link)) == (text, link)
+
+
+def test_the_host_itself_is_a_client_whatever_else_is() -> None:
+    config = ProxyConfig(forward_clients=["10.0.0.0/8"], bind_ips=["203.0.113.7"])
+    assert {"10.0.0.0/8", "198.51.100.1", "203.0.113.7"} <= set(clients(config))
