@@ -24,27 +24,33 @@ from .table import Update, encode_update
 
 #: How long a sender waits for the slowest one, seconds.
 PATIENCE_S = 2.0
+#: Ports that are tried where any will do.
+FREE_PORT_TRIES = 10
 
 
-def bind_listeners(addresses: Iterable[str], port: int, count: int) -> list[socket.socket]:
+def bind_listeners(addresses: Sequence[str], port: int, count: int) -> list[socket.socket]:
     """Sockets for `count` serving processes: for each address as many for UDP, and for TCP.
 
     port: 0 takes a free one, the same for all.  Raises Unavailable with address and port.
     """
-    found: list[socket.socket] = []
-    for address in addresses:
-        for bind in (bind_udp, bind_tcp):
-            for _ in range(count):
-                try:
-                    found.append(bind(address, port, reuse_port=count > 1))
-                except OSError as error:
-                    for sock in found:
-                        sock.close()
-                    raise Unavailable(
-                        f"cannot listen on {address} port {port}: {cause(error)}"
-                    ) from None
-                port = port or found[0].getsockname()[1]
-    return found
+    for tries_left in reversed(range(FREE_PORT_TRIES if not port else 1)):
+        with contextlib.ExitStack() as opened:
+            used, found = port, list[socket.socket]()
+            wanted = [(address, bind) for address in addresses for bind in (bind_udp, bind_tcp)]
+            try:
+                for address, bind in wanted * count:
+                    found.append(bind(address, used, reuse_port=count > 1))
+                    opened.enter_context(found[-1])
+                    used = used or found[0].getsockname()[1]
+            except OSError as error:
+                if tries_left:  # free for the first socket was not free for all
+                    continue
+                raise Unavailable(
+                    f"cannot listen on {address} port {used}: {cause(error)}"
+                ) from None
+            opened.pop_all()
+            return found
+    raise AssertionError("not reached")
 
 
 def share(sockets: Iterable[socket.socket], count: int) -> list[list[socket.socket]]:
