@@ -32,6 +32,8 @@ from .wire import (
 MESSAGE_BYTES = 16_000
 #: Entries that are looked at before others get their turn.
 SLICE = 500
+#: Zones on their way at once; further ones are refused, and asked for again later.
+MAX_UNDER_WAY = 8
 #: A variant of this size may have been cut.
 LARGE_BYTES = 32_768
 _TO_QUESTION = b"\xc0\x0c"
@@ -48,6 +50,8 @@ class Transfers:
     def __init__(self, table: Table, allowed: Iterable[str]) -> None:
         #: Zones that were begun, and queries that were refused.
         self.begun = self.refused = 0
+        #: Those on their way; each holds the table as it was.
+        self.under_way = 0
         self._table, self._allowed = table, Networks(allowed)
 
     def allow(self, networks: Iterable[str]) -> None:
@@ -78,20 +82,24 @@ class Transfers:
             return iter([reply.error(SERVFAIL)])
         if kind == IXFR and _serial(query, end) == soa[-20:-16]:
             return iter([reply.message([zone.apex + soa[9:]])])
-        self.begun += 1
-        # both lists at once, so that nothing of a later change is in them
-        entries = self._table.entries
-        return self._zone(reply, zone, soa, list(entries), list(entries.values()))
+        return self._zone(reply, zone, soa)
 
-    def _zone(
-        self,
-        reply: "_Reply",
-        zone: ZoneState,
-        soa: bytes,
-        questions: list[bytes],
-        entries: list[Entry],
-    ) -> Iterator[bytes]:
+    def _zone(self, reply: "_Reply", zone: ZoneState, soa: bytes) -> Iterator[bytes]:
         """SOA, everything else, and SOA again."""
+        if self.under_way >= MAX_UNDER_WAY:
+            self.refused += 1
+            yield reply.error(REFUSED)
+            return
+        self.begun += 1
+        self.under_way += 1
+        try:
+            yield from self._messages(reply, zone, soa)
+        finally:
+            self.under_way -= 1
+
+    def _messages(self, reply: "_Reply", zone: ZoneState, soa: bytes) -> Iterator[bytes]:
+        # both lists at once, so that nothing of a later change is in them
+        questions, entries = list(self._table.entries), list(self._table.entries.values())
         # names of zones below belong to them
         below = tuple(
             apex for apex in self._table.zones if apex != zone.apex and apex.endswith(zone.apex)

@@ -13,7 +13,7 @@ import pytest
 
 from cairn_dns.encode import Encoder, ZoneSettings
 from cairn_dns.table import Table
-from cairn_dns.transfer import MESSAGE_BYTES, Transfers
+from cairn_dns.transfer import MAX_UNDER_WAY, MESSAGE_BYTES, Transfers
 from cairn_dns.wire import AAAA, CNAME, PTR, SRV, A
 from cairn_dns.zone import Record, RecordSet
 
@@ -152,11 +152,26 @@ def test_others_and_other_names_are_refused(zone: str, client: str, expected: st
 def test_refused_ones_are_counted() -> None:
     mine = transfers()
     mine.begin(ask("mesos"), "10.0.0.1")
-    mine.begin(ask("mesos"), "fd00::1")
+    messages(mine.begin(ask("mesos"), "fd00::1"))
     assert (mine.refused, mine.begun) == (1, 1)
     mine.allow(["10.0.0.0/8"])
-    mine.begin(ask("mesos"), "10.0.0.1")
+    messages(mine.begin(ask("mesos"), "10.0.0.1"))
     assert (mine.refused, mine.begun) == (1, 2)
+
+
+def test_so_many_are_under_way_at_once() -> None:
+    mine, started = transfers(), list[Iterator[bytes]]()
+    for _ in range(MAX_UNDER_WAY):
+        found = mine.begin(ask("mesos"), "127.0.0.1")
+        assert found is not None
+        next(found)
+        started.append(found)
+    assert rcode(mine.begin(ask("mesos"), "127.0.0.1")) == "REFUSED"
+    started.pop()  # its client is gone
+    del found
+    assert len(messages(mine.begin(ask("mesos"), "127.0.0.1"))) == 1
+    started.clear()
+    assert mine.under_way == 0
 
 
 def test_a_zone_that_is_not_known_yet_is_not_an_empty_one() -> None:
