@@ -100,7 +100,12 @@ class _Channel:
         while number in self.waiting:
             number = _ids.take()
         sent = number + query[2:]
-        self._socket.send(sent)
+        try:
+            self._socket.send(sent)
+        except OSError as error:
+            # what was refused is an earlier question, and nobody is told of it again
+            self._failed(error)
+            raise
         answer: asyncio.Future[bytes] = self.loop.create_future()
         self.waiting[number] = (sent, answer)
         self.left -= 1

@@ -175,6 +175,19 @@ async def test_where_nobody_listens_is_told_at_once(tcp: bool) -> None:
             await exchange(query(), free_place(), tcp, 100.0)
 
 
+async def test_all_who_ask_where_nobody_listens_are_told_at_once() -> None:
+    place = free_place()
+
+    async def one(number: int) -> None:
+        for _ in range(number % 7):
+            await asyncio.sleep(0)
+        with pytest.raises(ConnectionRefusedError):
+            await exchange(query(), place, False, 100.0)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*map(one, range(200)))
+
+
 async def test_silence_is_a_time_out() -> None:
     async with fake(silent) as server:
         with pytest.raises(TimeoutError):
