@@ -45,6 +45,8 @@ from .transfer import Transfers
 STATS_S = 1.0
 #: Bytes taken from the parent at once.
 READ_BYTES = 256 * 1024
+#: Entries of an earlier table that are freed at once.
+FREE_ENTRIES = 2000
 #: Queries that a TCP connection may carry, as Mesos-DNS has it.
 COMPAT_QUERIES = 128
 
@@ -113,11 +115,17 @@ class Server:
             self._update_max_s = max(self._update_max_s, perf_counter() - started)
             if update.done:
                 self._start()
+                self._free()
         elif kind == SETTINGS:
             self._take(decode_settings(data))
         elif kind == ASK:
             self._asked.set()
         self._loop.call_soon(self._next)
+
+    def _free(self) -> None:
+        """Free an earlier table, between queries."""
+        if self.table.free(FREE_ENTRIES):
+            self._loop.call_soon(self._free)
 
     def _take(self, settings: ServerSettings) -> None:
         """Take settings; sockets only once."""

@@ -89,6 +89,8 @@ class Table:
         #: Questions that were found to have no answer, until anything changes.
         self.negatives: dict[bytes, Negative] = {}
         self._aside: Table | None = None
+        #: Entries of earlier tables, which take long to free.
+        self._old: list[dict[bytes, Entry]] = []
         self._counted: Counter[tuple[str, str]] = Counter()
 
     def apply(self, update: Update) -> None:
@@ -106,12 +108,24 @@ class Table:
         if update.counters is not None:
             table._set_counters(update.counters)
         if update.done and table is not self:
+            self._old.append(self.entries)
             self.entries, self.ancestors = table.entries, table.ancestors
             self.zones = table.zones
             self._set_counters(table.counters)
             self._aside = None
         if table is self or update.done:
             self.negatives.clear()
+
+    def free(self, count: int) -> bool:
+        """Free so many entries of earlier tables; whether there are more."""
+        while self._old and count > 0:
+            entries = self._old[-1]
+            while entries and count > 0:
+                entries.popitem()
+                count -= 1
+            if not entries:
+                self._old.pop()
+        return bool(self._old)
 
     def put_negative(self, question: bytes, negative: Negative) -> None:
         """Keep that a question (in lower case) has no answer."""

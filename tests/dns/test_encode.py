@@ -407,3 +407,13 @@ def test_ancestors_are_the_names_above_those_that_exist(steps: list[tuple[str, b
 
 def test_types_have_names_for_the_counters() -> None:
     assert {A, AAAA, SRV, NS, CNAME, PTR, TXT} <= TYPE_NAMES.keys()
+
+
+def test_an_earlier_table_is_freed_in_pieces() -> None:
+    records = record_set(*((f"n{i}.mesos", A, address(i)) for i in range(50)))
+    encoder, table = Encoder([MESOS]), Table()
+    for _ in range(2):
+        for update in encoder.whole(records, 1):
+            table.apply(update)
+    assert [table.free(20) for _ in range(3)] == [True, True, False]
+    assert len(table.entries) == 52
