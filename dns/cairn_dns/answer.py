@@ -9,7 +9,7 @@ import struct
 from collections import Counter
 from dataclasses import dataclass
 
-from .table import Entry, Negative, Table, Variant, ZoneState
+from .table import Entry, Negative, Short, Table, Variant, ZoneState
 from .wire import (
     AA,
     AAAA,
@@ -113,9 +113,12 @@ class Answerer:
             if entry is not None:
                 if entry.__class__ is tuple:
                     entry = entry[(self._turn + query[1]) % len(entry)]
-                if len(query) + len(entry) <= PLAIN_BYTES + VARIANT_HEAD:
+                size = len(query) + len(entry) - VARIANT_HEAD
+                if size <= PLAIN_BYTES or (tcp and size <= TCP_BYTES):
                     self.table.hits[entry[0]] += 1  # type: ignore[index]  # a variant now
                     return b"".join((query[:2], head, entry[1:7], question, entry[7:]))  # type: ignore[arg-type]
+                if not tcp:
+                    return self._cut(query, head, question, entry)  # type: ignore[arg-type]
             else:
                 negative = self.table.negatives.get(folded)
                 if negative is not None:
@@ -129,6 +132,21 @@ class Answerer:
                     if reply is not None:
                         return reply
         return self._general(query, tcp)
+
+    def _cut(self, query: bytes, head: bytes, question: bytes, variant: Variant) -> bytes:
+        """What of a variant fits a plain datagram; remembered, for it is always the same."""
+        # names of different length may have the same variant
+        key = len(question), variant
+        short = self.table.shorts.get(key)
+        if short is None:
+            room = PLAIN_BYTES - HEADER_BYTES - len(question)
+            answers, additional, body, whole = cut(variant, room)
+            short = Short(whole, struct.pack("!HHH", answers, 0, additional), body)
+            self.table.put_short(key, short)
+        if self._truncate and not short.whole:
+            head = _BYTES[head[0] | TC >> 8] + head[1:]
+        self.table.hits[variant[0]] += 1
+        return b"".join((query[:2], head, short.counts, question, short.body))
 
     def _with_opt(
         self, query: bytes, head: bytes, opt: tuple[int, bytes], tcp: bool

@@ -22,6 +22,8 @@ Entry: TypeAlias = Variant | tuple[Variant, ...]
 
 #: Negative answers that are kept ready; then all are forgotten.
 MAX_NEGATIVES = 16_384
+#: Likewise variants that are too large for a plain datagram.
+MAX_SHORTS = 4096
 
 
 class ZoneState(Struct, frozen=True, array_like=True):
@@ -72,6 +74,15 @@ class Negative(Struct, frozen=True):
     label: tuple[str, str, str]
 
 
+class Short(Struct, frozen=True):
+    """What of a variant fits a plain datagram: whether all answers do, ANCOUNT, NSCOUNT and
+    ARCOUNT, and the records."""
+
+    whole: bool
+    counts: bytes
+    body: bytes
+
+
 class Table:
     """Entries by question, and the zones.
 
@@ -88,6 +99,9 @@ class Table:
         self.hits = [0] * 256
         #: Questions that were found to have no answer, until anything changes.
         self.negatives: dict[bytes, Negative] = {}
+        #: Variants that are too large for a plain datagram behind a question of so many bytes, and
+        #: what of them is not, likewise.
+        self.shorts: dict[tuple[int, Variant], Short] = {}
         self._aside: Table | None = None
         #: Entries of earlier tables, which take long to free.
         self._old: list[dict[bytes, Entry]] = []
@@ -115,6 +129,7 @@ class Table:
             self._aside = None
         if table is self or update.done:
             self.negatives.clear()
+            self.shorts.clear()
 
     def free(self, count: int) -> bool:
         """Free so many entries of earlier tables; whether there are more."""
@@ -132,6 +147,12 @@ class Table:
         if len(self.negatives) >= MAX_NEGATIVES:
             self.negatives.clear()
         self.negatives[question] = negative
+
+    def put_short(self, key: tuple[int, Variant], short: Short) -> None:
+        """Keep what of a variant fits."""
+        if len(self.shorts) >= MAX_SHORTS:
+            self.shorts.clear()
+        self.shorts[key] = short
 
     def counted(self) -> Counter[tuple[str, str]]:
         """How many answers were given since the start, by zone and type."""

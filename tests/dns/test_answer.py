@@ -318,6 +318,23 @@ def test_what_is_left_out_beside_the_answers_is_not_missed() -> None:
     assert len(whole.additional) == 8
 
 
+def test_a_longer_name_with_the_same_answers_has_fewer_of_them() -> None:
+    found, mine = RecordSet(), Table()
+    names = ("a.mesos", "a" * 40 + ".mesos")
+    found.change([], [(n, A, bytes([10, 0, 0, i])) for n in names for i in range(60)], now=0)
+    for update in Encoder([ZoneSettings(domain="mesos")]).whole(found, 1):
+        mine.apply(update)
+    answerer, counts = Answerer(mine), []
+    for name in names:
+        for _ in range(40):
+            query = dns.message.make_query(name, "A", use_edns=False).to_wire()
+            reply = answerer.answer(query)
+            assert isinstance(reply, bytes)
+            assert 512 - 16 < len(reply) <= 512
+        counts.append(header(reply)[3])
+    assert counts[0] > counts[1]
+
+
 def test_the_bit_for_cut_answers_can_be_off() -> None:
     query = dns.message.make_query("many.marathon.mesos", "A", use_edns=False).to_wire()
     reply = Answerer(TABLE, truncate=False).answer(query)
