@@ -9,6 +9,7 @@ import pytest
 
 from cairn_dns.io_mmsg import QUERY_BYTES, SLOTS, Batch
 from cairn_dns.io_udp import bind_udp
+from cairn_dns.networks import Networks
 
 
 @contextmanager
@@ -144,3 +145,23 @@ async def test_nothing_is_lost_when_many_ask_at_once() -> None:
                     seen.add(await loop.sock_recv(client, 100))
         finally:
             loop.remove_reader(server)
+
+
+def test_one_socket_for_both_families_answers_both() -> None:
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(5)
+    with server, client:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::", 0))
+        batch = Batch(server)
+        client.connect(("127.0.0.9", server.getsockname()[1]))
+        client.send(b"query")
+        assert take(batch, 1) == [b"query"]
+        assert batch.client(0).host in Networks(["127.0.0.0/8"])
+        assert batch.source(0) in Networks(["127.0.0.0/8"])
+        put(batch, 0, b"reply")
+        assert batch.send(0, 1) == 1
+        assert client.recv(100) == b"reply"
+        batch.later(0, batch.client(0))(b"later")
+        assert client.recv(100) == b"later"
