@@ -40,6 +40,8 @@ from .wire import (
     question_end,
 )  # fmt: skip
 
+#: Queries whose answers are kept, and in how many orders; then all are forgotten.
+MAX_MADE, ORDERS = 2048, 16
 #: Names that are written from here on are not led back to.
 _MAX_OFFSET = 2 << 13
 #: Numbers of an SOA behind its names.
@@ -73,6 +75,16 @@ class _Message:
     rcode: int = NOERROR
 
 
+@dataclass(slots=True)
+class _Made:
+    """Answers to one query that were made before, without id: `enough` of them, shuffled anew
+    each.  label: who counts them."""
+
+    label: tuple[str, str, str]
+    enough: int
+    orders: list[bytes] = field(default_factory=list)
+
+
 class CompatAnswerer(Answerer):
     """Answers from the same table as `Answerer`.
 
@@ -89,9 +101,24 @@ class CompatAnswerer(Answerer):
     ) -> None:
         super().__init__(table, recursion_available=recursion_available, truncate=truncate)
         self._rng = rng
+        #: Answers over UDP by query without its id, from the table of this version.
+        self._made: dict[bytes, _Made] = {}
+        self._version = table.version
 
     def answer(self, query: bytes, *, tcp: bool = False) -> bytes | Foreign | None:
         """See `Answerer.answer`."""
+        if self._version != self.table.version:
+            self._version = self.table.version
+            self._made.clear()
+        made = self._made.get(query[2:]) if not tcp else None
+        if made is None or len(made.orders) < made.enough:
+            return self._make(query, tcp)
+        self._turn += 1
+        self.others[made.label] += 1
+        return query[:2] + made.orders[(self._turn + query[1]) % made.enough]
+
+    def _make(self, query: bytes, tcp: bool) -> bytes | Foreign | None:
+        key = query[2:]
         if not tcp:
             query = query[:PLAIN_BYTES]  # the original has no more room
         if len(query) < HEADER_BYTES:
@@ -122,8 +149,20 @@ class CompatAnswerer(Answerer):
             return failed
         bits |= AA | self._ra
         message = self._message(zone, question)
-        self._other(zone_text(zone), _kind(question), message.rcode)
-        return self._fit(message, query[:2], bits, TCP_BYTES if tcp else PLAIN_BYTES)
+        several = len(message.answers) > 1
+        reply = self._fit(message, query[:2], bits, TCP_BYTES if tcp else PLAIN_BYTES)
+        kind = _kind(question)
+        label = zone_text(zone), TYPE_NAMES.get(kind, "other"), RCODE_NAMES[message.rcode]
+        self.others[label] += 1
+        # over TCP both may be large, and are few
+        if not tcp and len(key) < PLAIN_BYTES:
+            made = self._made.get(key)
+            if made is None:
+                if len(self._made) >= MAX_MADE:
+                    self._made.clear()
+                made = self._made[key] = _Made(label, ORDERS if several else 1)
+            made.orders.append(reply[2:])
+        return reply
 
     def _message(self, zone: ZoneState, question: bytes) -> _Message:
         kind, asked = _kind(question), question[:-4]

@@ -93,6 +93,8 @@ class Table:
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.ancestors: set[bytes] = set()
+        #: Grows with every change.
+        self.version = 0
         self.zones: dict[bytes, ZoneState] = {}
         #: (zone, type) by the first byte of a variant, and how often each was used since.
         self.counters: list[tuple[str, str]] = []
@@ -128,6 +130,7 @@ class Table:
             self._set_counters(table.counters)
             self._aside = None
         if table is self or update.done:
+            self.version += 1
             self.negatives.clear()
             self.shorts.clear()
 

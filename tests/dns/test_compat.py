@@ -84,6 +84,27 @@ def test_answers_are_shuffled() -> None:
     assert len(firsts) == 4
 
 
+def test_answers_are_kept_until_the_table_changes() -> None:
+    table, records = Table(), RecordSet()
+    encoder = Encoder([ZoneSettings(domain="mesos")])
+    for update in encoder.whole(records, 1):
+        table.apply(update)
+    answerer = CompatAnswerer(table, random.Random(1))
+
+    def answers() -> list[int]:
+        query = dns.message.make_query("new.mesos", "A", use_edns=False).to_wire()
+        replies = [answerer.answer(query) for _ in range(3)]
+        assert all(isinstance(one, bytes) and one[:2] == query[:2] for one in replies)
+        return [struct.unpack_from("!H", one, 6)[0] for one in replies]  # type: ignore[arg-type]
+
+    assert answers() == [0, 0, 0]
+    records.change([], [("new.mesos", A, b"\x0a\0\0\1")], now=1)
+    for update in encoder.changed(records, records.take_changed(), 2):
+        table.apply(update)
+    assert answers() == [1, 1, 1]
+    assert answerer.others == {("mesos", "A", "NXDOMAIN"): 3, ("mesos", "A", "NOERROR"): 3}
+
+
 def test_the_bit_for_cut_answers_can_be_off() -> None:
     query = dns.message.make_query("many.marathon.mesos", "A", use_edns=False).to_wire()
     cut, quiet = answer(query), answer(query, truncate=False)
