@@ -49,6 +49,9 @@ MAX_PROCESSES = 4
 START_S = 30.0
 #: What this process leaves to the serving ones when all want the processor.
 NICENESS, NICE_EVERY_S = 5, 1.0
+#: What is kept on disk may lack what came last.  So for this long after the start, unless a master
+#: has spoken, nobody is told that a name does not exist; seconds.
+TRUST_AFTER_S = 10.0
 #: Settings that hold from the start on until a restart.
 FIXED = (
     "zk", "masters", "refresh_s", "state_timeout_s", "mesos_https_on", "ca_cert_file", "cert_file",
@@ -81,7 +84,10 @@ class DnsServer:
             self._send,
             self._refresh,
             serials=Serials(folder and folder / "serial"),
+            sure=self._sure,
         )
+        #: Whether what was kept on disk counts as all that there is.
+        self._trusting = False
         self.source = ClusterSource(
             find_masters(config.zk or config.masters),
             self.names.on_changes,
@@ -97,7 +103,9 @@ class DnsServer:
 
     def services(self) -> list[Service]:
         """What runs, in the order of its start."""
-        services: list[Service] = [self.names.run, self.names.hosts.run, self.source.run]
+        services: list[Service] = [
+            self.names.run, self.names.hosts.run, self.source.run, self._trust_what_is_kept,
+        ]  # fmt: skip
         if self.http is not None:
             services.append(self.http.service((self.config.http_listener, self.config.http_port)))
         return services
@@ -107,6 +115,17 @@ class DnsServer:
         self._masters_changed()
         if self.source.restore():
             await self.names.apply()
+
+    def _sure(self) -> bool:
+        return self._trusting or self.source.in_step
+
+    async def _trust_what_is_kept(self, stop: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TRUST_AFTER_S):
+                await stop.wait()
+        self._trusting = True
+        self.names.look_again()
+        await stop.wait()
 
     # -- ways between the parts ----------------------------------------------------------------
 
@@ -144,11 +163,13 @@ class DnsServer:
         old = self.config
         # none of the fixed ones is checked together with one that may change, but `source`
         # and its like were, so what we have stays right
-        self.config = msgspec.structs.replace(config, **{x: getattr(old, x) for x in FIXED})
+        new = msgspec.structs.replace(config, **{x: getattr(old, x) for x in FIXED})
+        settings = server_settings(new, _resolvers(new))
+        self.config = new
         if self.workers is not None:
-            self.workers.reconfigure(server_settings(self.config, _resolvers(self.config)))
-        if _zone_parts(self.config, self._own) != _zone_parts(old, self._own):
-            await self.names.rebuild(*self._zone(self.config), self.source.view.snapshot)
+            self.workers.reconfigure(settings)
+        if _zone_parts(new, self._own) != _zone_parts(old, self._own):
+            await self.names.rebuild(*self._zone(new), lambda: self.source.view.snapshot)
 
     # -- HTTP ----------------------------------------------------------------------------------
 

@@ -56,6 +56,8 @@ class Encoder:
         self._led: dict[str, set[str]] = {}
         self._skipped: set[str] = set()
         self._filled = False
+        #: Whether names that are not there are known not to exist.
+        self.loaded = True
 
     @property
     def skipped(self) -> int:
@@ -73,7 +75,7 @@ class Encoder:
         serial: used by the first call; later ones repeat what the last `changed` said.
         Between two updates the records may change, if `changed` is called for that.
         """
-        first, self._filled = not self._filled, True
+        first = not self._filled
         if first:
             for zone in self._zones.values():
                 zone.set_serial(serial)
@@ -98,6 +100,8 @@ class Encoder:
                 self._forget()
         for zone in self._zones.values():
             self._own(zone, records, part)
+        # not before: one that was broken off has not noted all names
+        self._filled = True
         yield self._last(part)
 
     def changed(self, records: RecordSet, names: Iterable[str], serial: int) -> Iterator[Update]:
@@ -150,7 +154,7 @@ class Encoder:
                 part.add(zone.apex + _TYPE_CLASS[kind], entry)
 
     def _last(self, part: "_Part") -> Update:
-        zones = [ZoneState(zone.apex, zone.authority) for zone in self._zones.values()]
+        zones = [ZoneState(z.apex, z.authority, self.loaded) for z in self._zones.values()]
         return part.take(zones, list(self._counters))
 
     def _wire(self, name: str, found: object) -> bytes:

@@ -59,6 +59,7 @@ class Names:
         refresh: Callable[[], None],
         *,
         serials: Serials | None = None,
+        sure: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,6 +75,7 @@ class Names:
         self.names_changed = 0
         self._send, self._refresh = send, refresh
         self._serials = serials or Serials()
+        self._sure = sure
         self._clock, self._monotonic = clock, monotonic
         self._pending: dict[str, tuple[Row | None, Row | None]] = {}
         self._masters: tuple[str, ...] = ()
@@ -106,6 +108,10 @@ class Names:
         """Addresses or host names of the masters, in the order of their numbers."""
         self._masters = tuple(hosts)
         self._hosts_changed()
+
+    def look_again(self) -> None:
+        """`sure` may say something else now."""
+        self._came()
 
     def _hosts_changed(self) -> None:
         self._hosts_dirty = True
@@ -150,10 +156,11 @@ class Names:
                 self._set_hosts(self.zone, now)
             self._want_hosts()
             changed = self.records.take_changed()
+            sure, self.encoder.loaded = self.encoder.loaded, self._sure()
             if not self.known:
                 if heard:
                     self._show()
-            elif changed:
+            elif changed or sure != self.encoder.loaded:
                 self.serial = self._serials.next(self._clock())
                 self._remember(changed, now)
                 self.names_changed += len(changed)
@@ -161,15 +168,22 @@ class Names:
             if arrived is not None and (changed or rows):
                 self.on_sent(self._monotonic() - arrived)
 
-    async def rebuild(self, zone: ClusterZone, encoder: Encoder, snapshot: Snapshot) -> None:
-        """Put another zone, made of the same cluster by other rules, in place of this one."""
+    async def rebuild(
+        self, zone: ClusterZone, encoder: Encoder, snapshot: Callable[[], Snapshot]
+    ) -> None:
+        """Put another zone, made of the same cluster by other rules, in place of this one.
+
+        snapshot: of the cluster as it is when it is called.
+        """
         async with self._lock:
-            # what is pending is in the snapshot already
+            # what is pending is in the snapshot already, if it is of this moment
+            rows = {key: (None, row) for key, row in snapshot().rows()}
             self._pending.clear()
             now = self._clock()
             self._set_hosts(zone, now)
-            await _in_slices(zone.apply({k: (None, row) for k, row in snapshot.rows()}, now=now))
+            await _in_slices(zone.apply(rows, now=now))
             zone.records.take_changed()
+            encoder.loaded = self._sure()
             self.zone, self.encoder = zone, encoder
             self._want_hosts()
             if self.known:

@@ -30,6 +30,7 @@ class Rig:
     """Names with a source, and a table at the other end."""
 
     def __init__(self) -> None:
+        self.sure = True
         self.view, self.table = ClusterView(), Table()
         self.now = 1000.0
         self.sent: list[Update] = []
@@ -37,7 +38,9 @@ class Rig:
         self.open = asyncio.Event()
         self.open.set()
         zone, encoder = made("mesos")
-        self.names = Names(zone, encoder, self.send, self.refresh, clock=lambda: self.now)
+        self.names = Names(
+            zone, encoder, self.send, self.refresh, sure=lambda: self.sure, clock=lambda: self.now
+        )
 
     async def send(self, update: Update) -> None:
         await self.open.wait()
@@ -154,7 +157,7 @@ async def test_other_rules_take_the_place_of_the_old_ones() -> None:
         rig.put(*ROWS)
         await rig.until("web.marathon.mesos")
         zone, encoder = made("other")
-        await rig.names.rebuild(zone, encoder, rig.view.snapshot)
+        await rig.names.rebuild(zone, encoder, lambda: rig.view.snapshot)
         assert rig.has("web.marathon.other")
         assert not rig.has("web.marathon.mesos")
         rig.drop(WEB)
@@ -247,3 +250,40 @@ async def _follow(steps: list[tuple[Row, bool, int]]) -> None:
             for key, entry in fresh.table.entries.items() if key[-4:] != b"\0\6\0\1"
         }  # fmt: skip
         assert rig.table.ancestors == fresh.table.ancestors
+
+
+async def test_what_is_not_there_is_unknown_until_we_are_sure() -> None:
+    rig = Rig()
+    rig.sure = False
+    async with rig.running():
+        rig.put(*ROWS)
+        await rig.until("web.marathon.mesos")
+        (zone,) = rig.table.zones.values()
+        assert not zone.loaded
+        rig.sure = True
+        rig.names.look_again()
+        async with asyncio.timeout(5):
+            while not all(zone.loaded for zone in rig.table.zones.values()):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert rig.has("web.marathon.mesos")
+
+
+def test_a_table_that_was_broken_off_is_filled_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cairn_dns.encode.MAX_QUESTIONS", 1)
+    zone, encoder = made("mesos")
+    view = ClusterView()
+    changes = view.apply({row.key: row for row in ROWS})
+    assert changes is not None
+    list(zone.apply(changes.rows, now=1.0))
+    zone.records.take_changed()
+    assert not next(encoder.whole(zone.records, 1)).done  # and no more of it is taken
+    table = Table()
+    for update in encoder.whole(zone.records, 1):
+        table.apply(update)
+    gone = view.apply({WEB.key: None})
+    assert gone is not None
+    list(zone.apply(gone.rows, now=2.0))
+    for update in encoder.changed(zone.records, zone.records.take_changed(), 2):
+        table.apply(update)
+    assert wire_name("web.marathon.mesos") + b"\0\1\0\1" not in table.entries
+    assert wire_name("marathon.mesos") + b"\0\1\0\1" in table.entries

@@ -36,7 +36,7 @@ Kind: TypeAlias = Literal["feed", "stream", "poll", "disk", "none"]
 Wanted: TypeAlias = Literal["auto", "feed", "stream", "poll"]
 
 #: Changes are written to the file at most this often, seconds.
-KEEP_EVERY_S = 5.0
+KEEP_EVERY_S = 0.5
 #: That nothing changes is written this often, seconds.
 CONFIRM_EVERY_S = 60.0
 
