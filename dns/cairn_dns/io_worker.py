@@ -182,7 +182,8 @@ class Worker:
         numbers = [its.fileno(), *(sock.fileno() for sock in self._sockets)]
         with its:
             self._process = process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cairn_dns.server", str(its.fileno()),
+                # -P: no code of the directory that we happen to be in
+                sys.executable, "-P", "-m", "cairn_dns.server", str(its.fileno()),
                 stdin=asyncio.subprocess.DEVNULL, pass_fds=numbers,
             )  # fmt: skip
         self.pid = process.pid

@@ -143,6 +143,9 @@ async def _reload_loop(
                     await result
             except CairnError as error:
                 log.error("reload refused, keeping the old settings reason=%s", error)
+            except Exception:
+                # whatever it is, the daemon works by what it had
+                log.exception("reload failed because of a bug")
         notify("READY=1")
 
 
