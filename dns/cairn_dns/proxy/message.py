@@ -164,6 +164,8 @@ def walk(wire: bytes) -> Iterator[Place]:
     if len(wire) < HEADER_BYTES or wire[4:6] != b"\0\1":
         raise Malformed("not exactly one question")
     at = _skip_name(wire, HEADER_BYTES) + 4
+    if at > len(wire):
+        raise Malformed("question is cut")
     counts = _COUNTS.unpack_from(wire, 6)
     if sum(counts) > MAX_RECORDS:
         raise Malformed("too many records")

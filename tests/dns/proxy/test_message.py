@@ -193,3 +193,10 @@ def test_a_message_passes_the_check_exactly_when_it_can_be_walked(
         return False
 
     assert fails(check) == fails(lambda one: list(walk(one)))
+
+
+def test_a_question_that_is_cut_is_no_message_even_without_records() -> None:
+    wire = reply("web.marathon.mesos", "A")
+    for look in (check, lambda one: list(walk(one))):
+        with pytest.raises(Malformed):
+            look(wire[:-1])
