@@ -253,9 +253,12 @@ def make_task() -> Callable[..., TaskRow]:
     return dns_task
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
-    """A cairn-dns that knows its cluster; whoever changes the cluster starts one of his own."""
+    """A cairn-dns that knows its cluster; whoever changes the cluster starts one of his own.
+
+    It ends with the module: its master is a thread, and other tests fork this process.
+    """
     with running_dns(tmp_path_factory.mktemp("dns"), free_port()) as found:
         eventually(
             "a cluster", lambda: get_json(f"http://{found.api}/v1/hosts/leader.mesos")[0]["ip"]
