@@ -3,9 +3,12 @@
 For the rare case only; whoever reads decodes the whole first and comes here when that failed.
 A value that does not fit its field takes the field's default; where there is none, it takes what
 it stands in along, up to the nearest element of a list.  So one odd port costs a task that port,
-and one odd task costs a framework that task.  No I/O.
+and one odd task costs a framework that task.  Half a surrogate pair, at which a decoder gives up,
+becomes U+FFFD; what is nested too deep for the decoder is refused as a whole, for no master nests
+what users name.  No I/O.
 """
 
+import re
 from collections import Counter
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -18,6 +21,13 @@ T = TypeVar("T")
 
 _ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
 _NULL = b"null"
+#: Escapes of JSON, so that none is taken for another: pairs of surrogates are passed over together.
+_ESCAPE = re.compile(
+    rb"\\(?:[^u]|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<alone>u[dD][89a-fA-F][0-9a-fA-F]{2}))",
+    re.DOTALL,
+)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _members: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
 _elements: msgspec.json.Decoder[list[Raw]] = msgspec.json.Decoder(list[Raw])
 #: By type, which is a class or a generic alias.
@@ -37,18 +47,35 @@ def decode_lenient(kind: type[T], body: bytes | memoryview, skipped: "Counter[st
     """A struct of the type, without what cannot be read of it.
 
     kind: a msgspec struct. skipped: counts by name, that of the struct in lower case for elements
-    of lists and `struct.field` for fields. Raises Unreadable when the value is not even an object,
-    or lacks something that it must have.  Costs some three times what decoding does.
+    of lists, `struct.field` for fields and `surrogate` for halves of pairs. Raises Unreadable when
+    the value is not even an object, lacks something that it must have, or is nested too deep.
+    Costs some three times what decoding does.
     """
-    value: T = _struct(kind, body, skipped)
+    value: T = _struct(kind, _without_lone_surrogates(body, skipped), skipped)
     return value
+
+
+def _without_lone_surrogates(
+    body: bytes | memoryview, skipped: "Counter[str]"
+) -> bytes | memoryview:
+    """The same JSON with U+FFFD for each half of a surrogate pair."""
+    if not _SURROGATE.search(body):
+        return body
+
+    def mended(match: "re.Match[bytes]") -> bytes:
+        if match["alone"] is None:
+            return match[0]
+        skipped["surrogate"] += 1
+        return rb"\ufffd"
+
+    return _ESCAPE.sub(mended, bytes(body))
 
 
 def _struct(kind: Any, body: bytes | memoryview, skipped: "Counter[str]") -> Any:
     try:
         members = _members.decode(body)
     except _ERRORS as error:
-        raise Unreadable(str(error)) from None
+        raise Unreadable(_problem(error)) from None
     if kind not in _fields:
         _fields[kind] = fields(kind)
     values: dict[str, Any] = {}
@@ -75,7 +102,7 @@ def _value(kind: Any, raw: Raw, skipped: "Counter[str]") -> Any:
     try:
         return decoder.decode(raw)
     except _ERRORS as error:
-        problem = str(error)
+        problem = _problem(error)
     part = _without_none(kind)
     if isinstance(part, type) and issubclass(part, Struct):
         return _struct(part, memoryview(raw), skipped)
@@ -88,7 +115,7 @@ def _items(kind: Any, raw: Raw, skipped: "Counter[str]") -> list[Any]:
     try:
         elements = _elements.decode(raw)
     except _ERRORS as error:
-        raise Unreadable(str(error)) from None
+        raise Unreadable(_problem(error)) from None
     items = []
     for element in elements:
         try:
@@ -96,6 +123,10 @@ def _items(kind: Any, raw: Raw, skipped: "Counter[str]") -> list[Any]:
         except Unreadable:
             skipped[_name(kind)] += 1
     return items
+
+
+def _problem(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def _without_none(kind: Any) -> Any:

@@ -5,6 +5,7 @@ for a task that is forgotten, so a task goes with its terminal update; and a tas
 removed stays, for its agent may come back without a word about its tasks.  No I/O.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -38,14 +39,12 @@ class BadEvent(RemoteError):
 
 def read_event(record: bytes, skipped: "Counter[str]") -> Event:
     """An event; what makes no sense in it is left out and counted.  Raises BadEvent."""
-    try:
+    with contextlib.suppress(codec.DecodeError):
         return codec.decode(Event, record)
-    except codec.DecodeError as error:
-        problem = error.problem
     try:
         return decode_lenient(Event, record, skipped)
-    except Unreadable:
-        raise BadEvent(f"event: {shorten(problem)}") from None
+    except Unreadable as error:
+        raise BadEvent(f"event: {shorten(error.problem)}") from None
 
 
 def snapshot_rows(state: GetState, skipped: "Counter[str]") -> list[Row]:

@@ -160,6 +160,34 @@ def test_an_odd_part_takes_nothing_else_with_it(
 
 
 @pytest.mark.parametrize(
+    ("written", "name", "skipped"),
+    [
+        (r"a\ud800b", "a\ufffdb", 1),
+        (r"a\uDFFF", "a\ufffd", 1),
+        (r"\ud800\uD83D\uDE00\udc00", "\ufffd\U0001f600\ufffd", 2),
+        (r"\ud800\ud800\u0041", "\ufffd\ufffdA", 2),
+        (r"\\ud800 \\\ud800", "\\ud800 \\\ufffd", 1),
+        (r"\"\ud800\n", '"\ufffd\n', 1),
+    ],
+)
+def test_half_a_surrogate_pair_costs_a_character(written: str, name: str, skipped: int) -> None:
+    body = changed(lambda s: s["frameworks"][0].update(name="NAME"))
+    told = read_state(body.replace(b"NAME", written.encode()))
+    assert told.rows == [
+        MASTER, *AGENTS, msgspec.structs.replace(FRAMEWORK, name=name), WEB, DB,
+    ]  # fmt: skip
+    assert told.skipped == {"surrogate": skipped}
+
+
+def test_what_is_nested_too_deep_is_refused_in_words() -> None:
+    deep = b'{"x":' + b"[" * 3000 + b"]" * 3000 + b","
+    with pytest.raises(BadState, match="state of a master: nested too deep"):
+        read_state(deep + msgspec.json.encode(STATE)[1:])
+    with pytest.raises(BadEvent, match="event: nested too deep"):
+        read_event(deep + b'"type":"HEARTBEAT"}', Counter())
+
+
+@pytest.mark.parametrize(
     "body",
     [
         pytest.param(changed(lambda s: s.pop("leader")), id="no leader"),
@@ -285,6 +313,9 @@ def test_an_event_that_makes_no_sense_is_skipped_and_counted() -> None:
     for odd in (b"", b"\xff", b"[]", b'{"type":7}', b'{"type":"TASK_ADDED","task_added":'):
         assert tables.record(odd) == {}
     assert tables.skipped["event"] == 5
+    half = event("TASK_ADDED", task=TASK | {"name": "NAME"}).replace(b"NAME", rb"a\ud800b")
+    assert tables.record(half) == {row.key: msgspec.structs.replace(row, name="a\ufffdb")}
+    assert tables.skipped["surrogate"] == 1
     assert tables.record(event("TASK_ADDED", task=TASK | {"state": "TASK_NEW"})) == {}
     assert tables.skipped["event.task_added"] == 1
     discovery = {"visibility": "CLUSTER", "ports": {"ports": [{"number": []}, {"number": 1}]}}
