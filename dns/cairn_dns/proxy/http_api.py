@@ -10,6 +10,7 @@ What the masters know (nodes, records of their zones, explanations) is relayed f
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from cairn_dns.wire import AAAA, IN, SRV, A, BadName, text_name, wire_name
 
 from .ask import Ask
 from .io_resolver import Resolver
-from .message import RD, Malformed, Message, Question, parse
+from .message import RD, TC, Malformed, Message, Question, parse
 from .zones import LocalZone
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,15 @@ class Api:
         return Response(reply.status, reply.body, reply.headers.get("Content-Type"), kept)
 
     async def _ask(self, name: bytes, kind: int) -> Message | None:
-        reply = await self._resolver.resolve(Ask(Question(name, kind, IN), RD, True, False, True))
+        """An answer, over TCP only where it does not fit a datagram."""
+        ask = Ask(Question(name, kind, IN), RD, edns=True)
+        found = await self._ask_once(ask)
+        if found is None or found.bits & TC:
+            return await self._ask_once(replace(ask, tcp=True)) or found
+        return found
+
+    async def _ask_once(self, ask: Ask) -> Message | None:
+        reply = await self._resolver.resolve(ask)
         try:
             return parse(reply) if reply is not None else None
         except Malformed:
