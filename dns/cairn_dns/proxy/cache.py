@@ -165,8 +165,19 @@ class Cache:
         if entry is not None:
             self.bytes -= entry.size + len(key)
 
+    def expire(self, key: bytes, now: float) -> None:
+        """Give an answer only when nobody else gives one, as long as before."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.fresh_until = min(entry.fresh_until, now)
+
+    def below(self, suffixes: tuple[bytes, ...]) -> list[bytes]:
+        """Keys of all names that end in one of these (wire form, lower case), and perhaps a few
+        more: borders of labels are not looked at.  O(entries)."""
+        return [key for key in self._entries if key.endswith(suffixes, 0, -5)]
+
     def clear(self) -> None:
-        """Forget all: routes have changed."""
+        """Forget all."""
         self._entries.clear()
         self.bytes = 0
 

@@ -109,7 +109,7 @@ class Proxy:
         self.cache.limits = _limits(config)
         self.resolver.asker = self._asker(config)
         self.resolver.stale_after_s = config.stale_after
-        self.resolver.limit = config.handler_limit
+        self.resolver.room.limit = config.handler_limit
         self.front.set_clients(Networks(settings.clients(config)))
         await self._own_zones()
         self._route()
@@ -159,9 +159,9 @@ class Proxy:
         )
 
     def _route(self) -> None:
-        """Make the routes anew; answers that came by others are forgotten."""
-        self.resolver.routes = routes = self._routes(list(self.zones.tables.zones))
-        self.cache.clear()
+        """Make the routes anew."""
+        routes = self._routes(list(self.zones.tables.zones))
+        self.resolver.reroute(routes)
         self.servers.keep(server for route in routes.all() for server in route.servers)
 
     def _zone_sizes(self) -> dict[str, int]:
@@ -204,7 +204,7 @@ class Proxy:
                 for server in self.servers.states
             },
             "cache": {"entries": len(self.cache), "bytes": self.cache.bytes},
-            "under_way": self.resolver.under_way,
+            "under_way": len(self.resolver.room),
             "counts": {name: getattr(counts, name) for name in counts.__slots__},
             "addresses_problem": self.addresses.problem,
         }
@@ -226,7 +226,7 @@ class Proxy:
             ("failed_count", lambda: self.resolver.counts.failed, "questions nobody answered"),
             ("refused_count", lambda: self.resolver.counts.refused, "questions refused"),
             ("overload_count", lambda: self.resolver.counts.overload, "questions too many"),
-            ("under_way_count", lambda: self.resolver.under_way, "questions under way"),
+            ("under_way_count", lambda: len(self.resolver.room), "questions under way"),
             ("zones_count", lambda: len(self.zones.tables.zones), "local zones"),
         ):
             metrics.gauge(name, text).set_function(read)

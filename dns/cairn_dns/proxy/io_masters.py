@@ -71,7 +71,9 @@ class MasterList:
             wait_s: float | None = None
             if self._url:
                 try:
-                    self._set(await self._ask())
+                    found = await self._ask()
+                    if set(found) != set(self.servers):  # in whatever order Exhibitor names them
+                        self._set(found)
                     wait_s = self.config.masters_refresh_interval_normal
                 except CairnError as error:
                     log.warning("masters not known url=%s reason=%s", self._url, error)

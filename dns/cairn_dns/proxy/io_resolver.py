@@ -27,7 +27,8 @@ from .ask import Ask, fit, rcode_of, read_query
 from .cache import Cache, Entry, answer_from, key_of, stale_from
 from .io_race import Asker
 from .message import RCODE, Malformed, Message, build, parse
-from .routes import Kind, Plan, Routes
+from .room import Room
+from .routes import Fate, Kind, Plan, Routes
 
 #: CNAMEs that one answer follows out of local zones.
 MAX_CHASE = 8
@@ -61,7 +62,8 @@ class Flight:
 class Resolver:
     """Answers what is not in the near zones.
 
-    Invariant: at most `limit` questions are under way; everybody who waits gets exactly one call.
+    Invariant: no more questions of clients are under way than there is room for; everybody who
+    waits gets exactly one call.
     """
 
     def __init__(
@@ -80,14 +82,28 @@ class Resolver:
         self.routes = routes
         self.asker = asker
         self.cache = cache
-        self.limit = limit
         self.stale_after_s = stale_after_s
         self.counts = Counts()
-        #: Questions of clients that wait for other servers.
-        self.under_way = 0
+        #: Of questions of clients that wait for other servers.
+        self.room = Room(limit)
         self._observed = observed
         self._flights: dict[tuple[bytes, bool], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def reroute(self, routes: Routes) -> None:
+        """Take new routes, and forget what came by others.
+
+        Where only the servers are others, what the old ones said is kept for when nobody answers.
+        """
+        now = asyncio.get_running_loop().time()
+        for key in self.cache.below(self.routes.differing(routes)):
+            name = key[:-5]  # type, class and a byte of bits follow
+            match self.routes.plan(name).fate(routes.plan(name)):
+                case Fate.DROP:
+                    self.cache.drop(key)
+                case Fate.EXPIRE:
+                    self.cache.expire(key, now)
+        self.routes = routes
 
     # -- questions of clients --------------------------------------------------------------------
 
@@ -128,15 +144,18 @@ class Resolver:
             self.counts.refused += 1
             send(foreign.refused)
             return True
-        if self.under_way >= self.limit:
-            self.counts.overload += 1
-            return False
-        self.under_way += 1
-
         end = HEADER_BYTES + len(ask.question.name) + 4
+        kind = plan.route.kind
+        if not self.room.take(kind):
+            self.counts.overload += 1
+            stale = self.cache.stale(ask.key(), asyncio.get_running_loop().time())
+            if stale is None:
+                return False
+            self._give_stale(ask, stale, lambda reply: send(fit(reply, query, end, limit)))
+            return True
 
         def done(reply: bytes | None) -> None:
-            self.under_way -= 1
+            self.room.leave(kind)
             send(foreign.failed if reply is None else fit(reply, query, end, limit))
 
         self._fly(ask, plan, done)
@@ -170,10 +189,10 @@ class Resolver:
                 reply = build(message, limit)
             send(reply)
             return True
-        if self.under_way >= self.limit:
+        kind = self.routes.plan(message.answers[-1].data).route.kind
+        if not self.room.take(kind):
             self.counts.overload += 1
             return False
-        self.under_way += 1
 
         async def follow() -> None:
             try:
@@ -182,7 +201,7 @@ class Resolver:
                     whole = rewrite.back(whole, ask.question, plan.renames, plan.max_ttl)
                 send(build(whole, limit))
             finally:
-                self.under_way -= 1
+                self.room.leave(kind)
 
         self._spawn(follow())
         return True
@@ -197,10 +216,10 @@ class Resolver:
 
     # -- questions of our own --------------------------------------------------------------------
 
-    async def resolve(self, ask: Ask, hops: int = 0) -> bytes | None:
+    async def resolve(self, ask: Ask, seen: frozenset[bytes] = frozenset()) -> bytes | None:
         """A whole answer, as a client that is forwarded for would get it, or None.
 
-        hops: CNAMEs that led here.
+        seen: owners of the CNAMEs that led here, lower case.
         """
         query = ask.query()
         reply = self.near.answer(query, tcp=True)
@@ -208,7 +227,7 @@ class Resolver:
             return reply
         plan = self.routes.plan(ask.question.name)
         if plan.route.kind is Kind.LOCAL:
-            return await self._resolve_local(ask, plan, hops)
+            return await self._resolve_local(ask, plan, seen)
         entry = self.cache.find(ask.key(), asyncio.get_running_loop().time())
         if entry is not None:
             end = HEADER_BYTES + len(ask.question.wire)
@@ -219,26 +238,32 @@ class Resolver:
         self._fly(ask, plan, lambda reply: None if answer.done() else answer.set_result(reply))
         return await answer
 
-    async def _resolve_local(self, ask: Ask, plan: Plan, hops: int) -> bytes | None:
+    async def _resolve_local(self, ask: Ask, plan: Plan, seen: frozenset[bytes]) -> bytes | None:
         try:
             real = rewrite.out(ask.question, plan.renames)
             reply = self._own(ask.about(real.name).query(), tcp=True)
             if reply is None:
                 return None
-            message = await self._chase(parse(reply), ask, hops)
+            message = await self._chase(parse(reply), ask, seen)
         except (rewrite.TooLong, Malformed):
             return None
         return build(rewrite.back(message, ask.question, plan.renames, plan.max_ttl))
 
-    async def _chase(self, message: Message, ask: Ask, hops: int = 0) -> Message:
-        """The answer with what its last CNAME leads to; SERVFAIL when that is not to be had."""
-        if not leads_away(message) or hops >= MAX_CHASE:
+    async def _chase(
+        self, message: Message, ask: Ask, seen: frozenset[bytes] = frozenset()
+    ) -> Message:
+        """The answer with what its last CNAME leads to; SERVFAIL when that is not to be had, or
+        when it leads in a circle or too far."""
+        if not leads_away(message):
             return message
         found: Message | None = None
-        reply = await self.resolve(ask.about(message.answers[-1].data), hops + 1)
-        if reply is not None:
-            with suppress(Malformed):
-                found = parse(reply)
+        target = message.answers[-1].data
+        seen |= {record.name.lower() for record in message.answers}
+        if target.lower() not in seen and len(seen) <= MAX_CHASE:
+            reply = await self.resolve(ask.about(target), seen)
+            if reply is not None:
+                with suppress(Malformed):
+                    found = parse(reply)
         if found is None or found.rcode not in (NOERROR, NXDOMAIN):
             message.bits = message.bits & ~RCODE | SERVFAIL
             return message
@@ -293,8 +318,10 @@ class Resolver:
             usable = reply is not None and rcode_of(reply) in (NOERROR, NXDOMAIN)
             self._observed(plan, loop.time() - started, usable)
             if reply is not None and usable:
-                cluster = plan.route.kind is Kind.MASTERS
-                self.cache.put(flight.key, reply, now=loop.time(), cluster=cluster)
+                # Routes may have changed meanwhile.
+                if plan.fate(self.routes.plan(ask.question.name)) is Fate.KEEP:
+                    cluster = plan.route.kind is Kind.MASTERS
+                    self.cache.put(flight.key, reply, now=loop.time(), cluster=cluster)
             elif flight.stale is not None:
                 flight.stale.retry_at = loop.time() + RETRY_S
                 reply = None
@@ -309,7 +336,7 @@ class Resolver:
                 self.counts.failed += reply is None
                 done(reply)
 
-    def _give_stale(self, ask: Ask, entry: Entry, done: Callable[[bytes | None], None]) -> None:
+    def _give_stale(self, ask: Ask, entry: Entry, done: Callable[[bytes], None]) -> None:
         self.counts.stale += 1
         query = ask.query()
         done(stale_from(entry, query, HEADER_BYTES + len(ask.question.wire)))

@@ -66,12 +66,27 @@ class Route:
         return text_name(self.suffix) + "."
 
 
+class Fate(Enum):
+    """What becomes of an answer when routes change."""
+
+    KEEP = "keep"
+    EXPIRE = "expire"  # the servers are others: only for when they do not answer
+    DROP = "drop"
+
+
 class Plan(NamedTuple):
     """Where a name goes, and under which names on the way."""
 
     route: Route
     renames: tuple[Rename, ...]
     max_ttl: int | None
+
+    def fate(self, later: "Plan") -> Fate:
+        """What becomes of an answer that came by this plan when `later` takes its place."""
+        here, there = self.route, later.route
+        if (here.kind, self.renames, self.max_ttl) != (there.kind, later.renames, later.max_ttl):
+            return Fate.DROP
+        return Fate.KEEP if set(here.servers) == set(there.servers) else Fate.EXPIRE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +148,20 @@ class Routes:
             if route.max_ttl is not None:
                 max_ttl = route.max_ttl if max_ttl is None else min(max_ttl, route.max_ttl)
 
+    def differing(self, other: "Routes") -> tuple[bytes, ...]:
+        """Suffixes (wire form) below which names may go elsewhere by `other`; none when all go the
+        same way."""
+        mine, others = self._table, other._table
+        found = {one for one in mine.keys() | others if not _alike(mine.get(one), others.get(one))}
+        renames = [one for one in (*mine.values(), *others.values()) if one.kind is Kind.RENAME]
+        for _ in range(MAX_RENAMES if found else 0):
+            found |= {
+                one.suffix
+                for one in renames
+                if any(one.rename.endswith(end) or end.endswith(one.rename) for end in found)
+            }
+        return tuple(found)
+
     def all(self) -> list[Route]:
         """Every route, for people, by suffix."""
         return sorted(self._table.values(), key=lambda route: route.zone)
@@ -150,6 +179,15 @@ class Routes:
     def _rename(self, zone: str, real: str, max_ttl: int | None = None) -> None:
         suffix = wire_name(zone)
         self._table[suffix] = Route(Kind.RENAME, suffix, (), wire_name(real), max_ttl)
+
+
+def _alike(one: Route | None, other: Route | None) -> bool:
+    """Whether two routes lead the same way, whatever the order of their servers."""
+    if one is None or other is None:
+        return one is other
+    return (one.kind, one.rename, one.max_ttl, set(one.servers)) == (
+        other.kind, other.rename, other.max_ttl, set(other.servers)
+    )  # fmt: skip
 
 
 def reverse_zones(network: str) -> list[str]:

@@ -131,17 +131,18 @@ class FakeServer(asyncio.DatagramProtocol):
         writer.close()
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["FakeServer"]:
+    async def running(self, *, tcp: bool = True) -> AsyncIterator["FakeServer"]:
         loop = asyncio.get_running_loop()
         place = (self.address, self.port)
         transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=place)
-        server = await asyncio.start_server(self._stream, *place)
+        server = await asyncio.start_server(self._stream, *place) if tcp else None
         try:
             yield self
         finally:
             transport.close()
-            server.close()
-            await server.wait_closed()
+            if server is not None:
+                server.close()
+                await server.wait_closed()
 
 
 class Proxy:
@@ -357,6 +358,38 @@ async def test_known_names_go_on_without_masters_and_unknown_ones_fail(tmp_path:
                     return await proxy.values("web.mesos") == ["10.0.0.77"]
 
                 await proxy.until(followed)
+
+
+async def test_stale_answers_outlive_a_new_zone_and_a_reload(tmp_path: Path) -> None:
+    with servers("127.0.0.2") as [master]:
+        async with running(tmp_path, masters=[f"127.0.0.2:{master.port}"]) as proxy:
+            async with master.running():
+                assert await proxy.values("web.mesos") == ["10.0.0.1"]
+            assert await proxy.values("web.mesos") == ["10.0.0.1"]
+            zone = {"generation": 1, "records": [{"name": "a", "type": "A", "value": "11.0.0.1"}]}
+            assert (await proxy.control("PUT", "/v1/zones/corp.test", zone)).status == 200
+            assert await proxy.values("a.corp.test") == ["11.0.0.1"]
+            assert await proxy.values("web.mesos") == ["10.0.0.1"]
+            proxy.settings["public_ips"] = ["203.0.113.9"]
+            proxy.config.write_text(json.dumps(proxy.settings))
+            assert proxy.process is not None
+            proxy.process.send_signal(signal.SIGHUP)
+
+            async def taken() -> bool:
+                return await proxy.values("public.thisnode.thisdcos.directory") == ["203.0.113.9"]
+
+            await proxy.until(taken)
+            assert await proxy.values("web.mesos") == ["10.0.0.1"]
+
+
+async def test_hosts_are_told_by_masters_that_speak_udp_only(tmp_path: Path) -> None:
+    with servers("127.0.0.2") as [master]:
+        async with (
+            master.running(tcp=False),
+            running(tmp_path, masters=[f"127.0.0.2:{master.port}"]) as proxy,
+        ):
+            hosts = (await proxy.get("/v1/hosts/web.mesos")).json(object)
+            assert hosts == [{"host": "web.mesos", "ip": "10.0.0.1"}]
 
 
 VIPS = "/v1/zones/l4lb.thisdcos.directory"

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from random import Random
+from typing import Any
 
 import dns.exception
 import dns.flags
@@ -203,7 +204,23 @@ async def test_a_cname_is_not_followed_for_strangers_nor_in_circles() -> None:
     assert values(message) == ["web.mesos."]
     assert not rig.asked
     async with asyncio.timeout(5):
-        await rig.ask("loop.component.thisdcos.directory")
+        message = await rig.ask("loop.component.thisdcos.directory")
+    assert message.rcode() == dns.rcode.SERVFAIL
+    assert values(message) == ["loop.component.thisdcos.directory."]
+
+
+@pytest.mark.parametrize(("hops", "rcode"), [(8, 0), (9, 2), (40, 2)])
+async def test_a_chain_of_cnames_is_followed_so_far_and_fails_beyond(hops: int, rcode: int) -> None:
+    rig = Rig()
+    rig.handlers = {MASTER: gives("10.1.0.1")}
+    records = rig.resolver.far.records  # type: ignore[attr-defined]  # of the stand-in
+    for hop in range(hops):
+        last = hop == hops - 1
+        target = "web.mesos." if last else f"c{hop + 1}.component.thisdcos.directory."
+        records[f"c{hop}.component.thisdcos.directory", "CNAME"] = target
+    message = await rig.ask("c0.component.thisdcos.directory", tcp=True)
+    assert message.rcode() == rcode
+    assert ("10.1.0.1" in values(message)) == (rcode == 0)
 
 
 async def test_a_cname_whose_target_fails_is_a_failure() -> None:
@@ -236,7 +253,7 @@ async def test_an_answer_is_asked_for_once() -> None:
     assert values(await rig.ask("www.example")) == ["203.0.113.80"]
     assert len(rig.asked) == 1
     assert rig.resolver.counts.shared == 2
-    assert rig.resolver.under_way == 0
+    assert len(rig.resolver.room) == 0
 
 
 async def test_another_server_answers_when_one_is_dead_or_unwilling() -> None:
@@ -299,14 +316,80 @@ async def test_a_stale_answer_comes_soon_and_a_late_one_is_kept() -> None:
 
 
 async def test_too_many_questions_get_no_answer() -> None:
-    rig = Rig(limit=3)
+    rig = Rig(limit=4)
     rig.handlers = {UPSTREAM: never}
     asks = [rig.ask(f"n{number}.example") for number in range(5)]
     assert [one.cancelled() for one in asks] == [False, False, False, True, True]
     assert rig.resolver.counts.overload == 2
     done = await asyncio.gather(*asks[:3])
     assert {message.rcode() for message in done} == {dns.rcode.SERVFAIL}
-    assert rig.resolver.under_way == 0
+    assert len(rig.resolver.room) == 0
+
+
+async def test_a_silent_upstream_leaves_room_for_the_cluster() -> None:
+    rig = Rig(limit=8)
+    rig.handlers = {UPSTREAM: gives("203.0.113.80", ttl=0), MASTER: gives("10.1.0.1")}
+    await rig.ask("known.example")
+    rig.handlers[UPSTREAM] = never
+    asks = [rig.ask(f"n{number}.example") for number in range(20)]
+    assert values(await rig.ask("b.mesos")) == ["10.1.0.1"]
+    assert values(await rig.ask("known.example")) == ["203.0.113.80"]
+    assert rig.resolver.counts.overload == 15
+    await asyncio.gather(*asks, return_exceptions=True)
+    assert len(rig.resolver.room) == 0
+
+
+def places(**changed: Any) -> Routes:
+    local = ["l4lb.thisdcos.directory", "thisdcos.directory", "component.thisdcos.directory"]
+    settings = {"masters": [MASTER], "upstreams": [UPSTREAM], "zones": {}, "local": local}
+    return Routes(Places(**(settings | changed)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "mesos", "outside"),
+    [
+        ({}, "fresh", "fresh"),
+        ({"zones": {"corp.test": [OTHER]}}, "fresh", "fresh"),
+        ({"masters": [OTHER]}, "stale", "fresh"),
+        ({"upstreams": [OTHER]}, "fresh", "stale"),
+        ({"zones": {"example": [UPSTREAM]}}, "fresh", "gone"),
+        ({"local": ["www.example", "thisdcos.directory"]}, "fresh", "gone"),
+    ],
+)
+async def test_answers_outlive_routes_that_do_not_concern_them(
+    changed: dict[str, Any], mesos: str, outside: str
+) -> None:
+    rig = Rig()
+    rig.cache.limits.cluster_s = 60.0
+    rig.handlers = {MASTER: gives("10.1.0.1"), UPSTREAM: gives("203.0.113.80")}
+    names = ("web.mesos", "web.mesos.thisdcos.directory", "www.example")
+    for name in names:
+        await rig.ask(name)
+    rig.resolver.reroute(places(**changed))
+    now = asyncio.get_running_loop().time()
+    for name, expected in zip(names, (mesos, mesos, outside), strict=True):
+        key = Ask(Question(wire_name(name), 1, 1), RD).key()
+        fresh, stale = rig.cache.find(key, now), rig.cache.stale(key, now)
+        assert ("fresh" if fresh else "stale" if stale else "gone") == expected, name
+
+
+async def test_an_answer_of_a_route_that_is_gone_is_not_kept() -> None:
+    rig = Rig()
+    go = asyncio.Event()
+
+    async def late(message: dns.message.Message) -> dns.message.Message:
+        await go.wait()
+        reply = await gives("203.0.113.80")(message)
+        assert isinstance(reply, dns.message.Message)
+        return reply
+
+    rig.handlers = {UPSTREAM: late}
+    answer = rig.ask("www.example")
+    await asyncio.sleep(0)
+    rig.resolver.reroute(places(zones={"example": [OTHER]}))
+    go.set()
+    assert values(await answer) == ["203.0.113.80"]
+    assert len(rig.cache) == 0
 
 
 async def test_a_reply_too_long_for_the_client_is_truncated_and_whole_over_tcp() -> None:
@@ -379,7 +462,7 @@ async def test_any_query_gets_one_answer_or_none() -> None:
         if number % 100 == 0:
             await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        while rig.resolver.under_way:  # noqa: ASYNC110
+        while len(rig.resolver.room):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     assert all(len(given) <= 1 for given in answers)
     assert sum(map(len, answers)) > 2000
