@@ -26,6 +26,8 @@ ENOUGH_BYTES, TOO_MANY_BYTES = 1024 * 1024, 32 * 1024 * 1024
 BACKOFF_S = (0.1, 10.0)
 #: How long one may take to end, seconds.
 END_S = 3.0
+#: One that reports nothing for so long hangs, and is replaced; at its start it may take longer.
+HUNG_S, START_S, LATE_S = 4.0, 30.0, 1.0
 #: How long one has to live for its next death not to count as a repeated one, seconds.
 STEADY_S = 30.0
 
@@ -69,6 +71,8 @@ class Worker:
         self.serves = False
         #: Bytes that wait, and whether they are few.
         self.waiting = 0
+        #: Nobody waits for it any longer, until it has taken what it was sent.
+        self.slow = False
         self.taken = asyncio.Event()
         self._sockets, self._owner = sockets, owner
         self._state = _State.DOWN
@@ -79,6 +83,8 @@ class Worker:
         self._more = asyncio.Event()
         self._control: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
+        #: When we must have heard of it, in the loop's time.
+        self._due = 0.0
         self._backoff = Backoff(*BACKOFF_S, random.Random())
         self.taken.set()
 
@@ -152,6 +158,7 @@ class Worker:
     def _count(self, change: int) -> None:
         self.waiting += change
         if self.waiting <= ENOUGH_BYTES:
+            self.slow = False
             self.taken.set()
         else:
             self.taken.clear()
@@ -191,9 +198,11 @@ class Worker:
         self._state = _State.HUNGRY
         self.configure()
         self._owner.hungry()
-        talking = [asyncio.create_task(self._write(ours)), asyncio.create_task(self._read(ours))]
+        self._due = asyncio.get_running_loop().time() + START_S
+        parts = (self._write(ours), self._read(ours), self._watch())
+        talking = [asyncio.create_task(part) for part in parts]
         try:
-            # it ends when it hears no more of us, so one of both is as good as its end
+            # it ends when it hears no more of us, so each of these is as good as its end
             await asyncio.wait(talking, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in talking:
@@ -221,10 +230,26 @@ class Worker:
             messages.feed(data)
             while found := messages.next():
                 if found[0] == STATS:
+                    self._due = loop.time() + HUNG_S
                     self.stats = decode_stats(found[1])
                     if self.stats.counts["updates"] and self._state is _State.FED:
                         self.serves = True
                         self._owner.serves()
+
+    async def _watch(self) -> None:
+        """Return, with the process killed, when it hangs."""
+        loop = asyncio.get_running_loop()
+        overdue = False
+        while not overdue:
+            due, late = self._due, loop.time() >= self._due
+            # it may be us who are late: let what it sent be read
+            await asyncio.sleep(LATE_S)
+            overdue = late and due == self._due
+        log.error("serving process hangs, killed pid=%s", self.pid)
+        self.serves = False
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     def _died(self) -> None:
         self._owner.died(self.stats)

@@ -195,10 +195,13 @@ async def _wait(stop: asyncio.Event) -> None:
 
 
 async def _drained(workers: Iterable[Worker]) -> None:
-    """Wait until none of them has much left to take, but not for long."""
-    slow = [worker.taken for worker in workers if worker.waiting > ENOUGH_BYTES]
-    if slow:
-        with contextlib.suppress(TimeoutError):
+    """Wait until none of them has much left to take, but for each only once for long."""
+    full = [worker for worker in workers if worker.waiting > ENOUGH_BYTES and not worker.slow]
+    if full:
+        try:
             async with asyncio.timeout(PATIENCE_S):
-                for taken in slow:
-                    await taken.wait()
+                for worker in full:
+                    await worker.taken.wait()
+        except TimeoutError:
+            for worker in full:
+                worker.slow = not worker.taken.is_set()

@@ -541,6 +541,23 @@ async def test_a_process_that_takes_nothing_gets_a_whole_table_later(
         assert made.deaths == 0
 
 
+async def test_a_process_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_worker, "HUNG_S", 2.0)
+    monkeypatch.setattr(io_worker, "LATE_S", 0.1)
+    zone = Zone()
+    async with workers(zone) as (made, place):
+        # the first word of it starts the shorter time
+        await until(lambda: made.stats().counts.get("updates", 0) > 0)
+        [old] = made.pids
+        os.kill(old, signal.SIGSTOP)
+        # while it hangs, others are not held up more than once
+        await send_all(made, zone.add(("new.mesos", A, b"\x0a\0\0\2")))
+        reply = await ask_udp(place, query("new.mesos"), PATIENCE_S)
+        assert reply is not None
+        assert made.pids != [old]
+        assert made.deaths == 1
+
+
 async def test_everything_can_be_sent_again() -> None:
     zone = Zone()
     async with workers(zone, 2) as (made, place):
