@@ -206,7 +206,9 @@ class Answerer:
                 ask.opt = _opt(opt, BADVERS)
                 self.others["", "", RCODE_NAMES[BADVERS]] += 1
                 return ask.reply(NOERROR)
-            if query[end:] == opt and opt[9:] == b"\0\0" and len(self._opts) < _MAX_OPTS:
+            if query[end:] == opt and opt[9:] == b"\0\0":
+                if len(self._opts) >= _MAX_OPTS:  # somebody plays with odd ones
+                    self._opts.clear()
                 self._opts[opt] = ask.limit, ask.opt
         if tcp:
             ask.limit = TCP_BYTES

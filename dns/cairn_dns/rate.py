@@ -12,7 +12,7 @@ from .networks import Networks
 from .wire import HEADER_BYTES, OPCODE, QR, RD, TC, question_end
 
 PASS, DROP, SLIP = 0, 1, 2
-#: Networks that are counted at once; then those of the past seconds are forgotten, or all.
+#: Networks that are counted in a second; further ones are told to ask over TCP.
 MAX_NETWORKS = 16_384
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 
@@ -37,10 +37,12 @@ class Limiter:
         """
         if self._trusted.known[source] or not self._per_second:
             return PASS
-        if int(now) != self._second or len(self._counts) >= MAX_NETWORKS:
+        if int(now) != self._second:
             self._second = int(now)
             self._counts.clear()
         network = source[:3] if len(source) == 4 else source[:7]
+        if len(self._counts) >= MAX_NETWORKS and network not in self._counts:
+            return SLIP
         count = self._counts[network] = self._counts.get(network, 0) + 1
         if count <= self._per_second:
             return PASS

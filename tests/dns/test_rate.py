@@ -56,6 +56,9 @@ def test_memory_is_bounded() -> None:
     for number in range(MAX_NETWORKS * 2):
         limiter.verdict(struct.pack("!I", 0x20000000 + number * 256), 5.0)
     assert len(limiter._counts) <= MAX_NETWORKS
+    # a crowd frees nobody of his count
+    flooded = bytes([32, 0, 0, 1])
+    assert verdicts(limiter, flooded, 5)[-2:] in ([DROP, SLIP], [SLIP, DROP])
     networks = Networks(["10.0.0.0/8"])
     for number in range(MAX_REMEMBERED + 100):
         assert struct.pack("!I", 0x20000000 + number) not in networks
