@@ -8,7 +8,7 @@ is decided here for all of them.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random, SystemRandom
 from typing import Any, Protocol
 
@@ -26,6 +26,8 @@ RETRY_MIN_S = 0.25
 RETRY_MAX_S = 10.0
 #: A master that served us for so long is no trouble, seconds.
 STEADY_S = 5.0
+#: While another source than the best is followed, the best is looked for this often, seconds.
+BETTER_S = 60.0
 
 
 class Lacks(RemoteError):
@@ -63,6 +65,8 @@ class Follower:
     """Keeps one source going at one master.
 
     sources: by name, the best first; what a master lacks is replaced by the next one there.
+    better: whether the best of them is served by the master at a base URL; asked now and then
+    while another one is followed there.
     """
 
     def __init__(
@@ -71,12 +75,14 @@ class Follower:
         access: MasterAccess,
         sources: Sequence[tuple[str, Source]],
         *,
+        better: Callable[[HttpClient, str], Awaitable[bool]] | None = None,
         timeout_s: float = 30.0,
         rng: Random | None = None,
     ) -> None:
         self._masters = masters
         self._access = access
         self._sources = sources
+        self._better = better
         self._timeout_s = timeout_s
         self._backoff = Backoff(RETRY_MIN_S, RETRY_MAX_S, rng or SystemRandom())
         self._moved = asyncio.Event()
@@ -147,8 +153,10 @@ class Follower:
     async def _visit(self, http: HttpClient, place: str) -> str:
         url = self._access.url(place)
         reason = ""
-        for name, source in self._sources:
+        for number, (name, source) in enumerate(self._sources):
             try:
+                if number and self._better is not None:
+                    return await self._visit_for_now(http, place, name, source)
                 await source.visit(http, url)
                 return f"{name} of {place} ended"
             except Lacks as error:
@@ -159,6 +167,28 @@ class Follower:
             except (Unavailable, RemoteError) as error:
                 return str(error)
         return reason
+
+    async def _visit_for_now(self, http: HttpClient, place: str, name: str, source: Source) -> str:
+        """Follow a source until it ends, or the best one is served here."""
+        url = self._access.url(place)
+        visit = asyncio.create_task(source.visit(http, url), name="follower-source")
+        looking = asyncio.create_task(self._look_for_better(http, url), name="follower-better")
+        try:
+            await asyncio.wait({visit, looking}, return_when=asyncio.FIRST_COMPLETED)
+            if not visit.done():
+                looking.result()
+                return f"{place} serves more than a {name}"
+            visit.result()
+            return f"{name} of {place} ended"
+        finally:
+            await _end(visit, looking)
+
+    async def _look_for_better(self, http: HttpClient, url: str) -> None:
+        assert self._better is not None
+        while True:
+            await asyncio.sleep(BETTER_S)
+            if await self._better(http, url):
+                return
 
     async def _pause(self) -> None:
         """Wait before the next attempt, but not for a new leader."""

@@ -82,8 +82,9 @@ class ClusterSource:
             ("feed", self._feed), ("stream", self._stream), ("poll", self._poll),
         ]  # fmt: skip
         self._follower = Follower(
-            self.masters, access, [s for s in sources if wanted in ("auto", s[0])]
-        )
+            self.masters, access, [s for s in sources if wanted in ("auto", s[0])],
+            better=self._feed.serves if wanted == "auto" else None,
+        )  # fmt: skip
         self._true_at = 0.0
         self._master_id: str | None = None
         self._poll_skipped: Counter[str] = Counter()

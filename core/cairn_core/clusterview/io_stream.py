@@ -6,20 +6,21 @@ together.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from cairn_core.errors import Unavailable
 from cairn_core.kit.http_client import HttpClient, StreamReply
 from cairn_core.mesos import codec
 from cairn_core.mesos.feed_rows import Row
 from cairn_core.mesos.operator_api import Response
+from cairn_core.mesos.recordio import Decoder, RecordError
 from cairn_core.mesos.types import MasterInfo
 
 from .io_access import MasterAccess
 from .io_decode import MAX_BYTES, decode_told, pieces_of
 from .io_follow import Lacks, check_status
 from .operator_events import BadEvent, OperatorTables, master_row
-from .state_json import Told
+from .state_json import BadState, Told
 from .view import STEP_ROWS
 
 log = logging.getLogger(__name__)
@@ -68,18 +69,25 @@ class OperatorStream:
 
     async def _read(self, http: HttpClient, url: str, reply: StreamReply) -> None:
         subscribed = False
-        async for record in reply.records(MAX_BYTES):
+        try:
+            async for record in _records(reply):
+                if subscribed:
+                    self.heard_at = asyncio.get_running_loop().time()
+                    self._collect(self.tables.record(record))
+                else:
+                    await self._begin(http, url, record)
+                    subscribed = True
+        except RecordError as error:
             if subscribed:
-                self.heard_at = asyncio.get_running_loop().time()
-                self._collect(self.tables.record(record))
-            else:
-                await self._begin(http, url, record)
-                subscribed = True
+                raise
+            raise Lacks(f"{url}: no event stream, but {error}") from None
+        if not subscribed:
+            raise Lacks(f"{url}: an event stream without events")
 
     async def _begin(self, http: HttpClient, url: str, record: bytes) -> None:
         try:
             told = await decode_told("subscribed", pieces_of(record))
-        except BadEvent as error:
+        except (BadEvent, BadState) as error:
             raise Lacks(f"{url}: {error}") from None
         info = await self._leader(http, url)
         told.master_id = info.id
@@ -122,3 +130,13 @@ class OperatorStream:
             self._flushing.cancel()
             self._flushing = None
         self._pending = {}
+
+
+async def _records(reply: StreamReply) -> AsyncIterator[bytes]:
+    """Records of a stream; an answer that is complete, but not its last record, has none."""
+    decoder = Decoder(MAX_BYTES)
+    async for piece in reply.chunks():
+        for record in decoder.feed(piece):
+            yield record
+    if decoder.pending:
+        raise RecordError("it ends inside a record")

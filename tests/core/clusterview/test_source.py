@@ -53,6 +53,8 @@ class Master:
         self.answer: Callable[[], Answer] = lambda: Response.json(msgspec.Raw(state(name)))
         self.asked = 0
         self._stop = asyncio.Event()
+        #: What answers all other paths, instead of what is there.
+        self.door: Callable[[str], Answer] | None = None
         router: Router[Handler] = Router()
         router.add("/master/state", self._state)
         self.feed: FeedServer | None = None
@@ -61,8 +63,13 @@ class Master:
             router.add(FEED_PATH, self.feed.answer)
             for row in rows:
                 self.feed.put(row.key, encode_row(row))
-        self._http = HttpServer(router)
+        self._http = HttpServer(router, filters=[self._filter])
         self.place = ""
+
+    async def _filter(self, request: Request, handler: Handler) -> Answer:
+        if self.door is not None and request.path != "/master/state":
+            return self.door(request.path)
+        return await handler(request)
 
     async def _state(self, request: Request) -> Answer:
         self.asked += 1
@@ -239,6 +246,36 @@ async def test_masters_of_another_kind_are_followed_in_their_way(tmp_path: Path)
     assert again.agents == {"mesos-S0"}
     assert again.kind == "disk"
     assert again.source.age_s() < 60
+
+
+ODD_BODIES = [b"", b"ok", b"<html><body>welcome</body></html>", b"2\n{}", b"7\nnothing", b"\n" * 99]
+
+
+@pytest.mark.parametrize("body", ODD_BODIES)
+async def test_a_master_that_says_yes_to_everything_is_polled_until_it_has_a_feed(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io_follow, "BETTER_S", 0.05)
+    master = Master("c", *feed_rows("feed"))
+    assert master.feed is not None
+    paths: list[str] = []
+
+    def door(path: str) -> Answer:
+        paths.append(path)
+        return Response(body=body)
+
+    master.door = door
+    async with master.up(), Client([master.place], period_s=1000.0).running() as client:
+        await client.shows("c-S0")
+        assert client.kind == "poll"
+        assert paths[:2] == [FEED_PATH, "/api/v1"]
+        await until(lambda: paths.count(FEED_PATH) > 2)
+        assert client.kind == "poll"
+        master.door = None
+        await client.shows("feed-S0")
+        assert client.kind == "feed"
+        # and it stays there
+        await until(lambda: master.feed is not None and master.feed.subscribers == 1)
 
 
 async def test_a_kind_can_be_forced() -> None:
