@@ -10,4 +10,4 @@ from .daemon import build
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon; see `cairn-dns-proxy --help`."""
-    return kit.main("cairn-dns-proxy", ProxyConfig, build, argv)
+    return kit.main("cairn-dns-proxy", ProxyConfig, build, argv, foreign_file=True)

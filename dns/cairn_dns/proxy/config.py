@@ -25,6 +25,18 @@ MASTER_PORT = 61053
 MAX_SEARCH_NAMES, MAX_SEARCH_CHARS = 6, 255
 
 Place = str | list[str | int]
+#: Seconds, or the original's milliseconds.
+# Compat: dcos-net counts its durations in milliseconds.  A whole number of 1000 or more is one of
+# them: none of these settings is meant to last a quarter of an hour.
+Milliseconds = Annotated[
+    Annotated[int, Meta(ge=0)] | Annotated[float, Meta(ge=0)],
+    Meta(description="seconds", extra={"cairn": "duration"}),
+]
+MIN_MILLISECONDS = 1000
+DURATIONS_OF_THE_ORIGINAL = (
+    "masters_refresh_interval_normal", "masters_refresh_interval_fail", "masters_timeout",
+    "exhibitor_timeout", "mesos_dns_timeout", "push_zone_timeout",
+)  # fmt: skip
 
 
 def _text(description: str) -> Meta:
@@ -103,16 +115,27 @@ class ProxyConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only
     state_dir: Annotated[str, _text("where pushed zones are kept")] = "/var/lib/cairn/dns-proxy"
     mesos_resolvers: Annotated[list[Place], _text("the same as masters, of the original")] = []
     masters_refresh_interval_normal: Annotated[
-        Seconds, _text("Exhibitor is asked so often for the masters")
+        Milliseconds, _text("Exhibitor is asked so often for the masters")
     ] = 120.0
-    masters_refresh_interval_fail: Annotated[Seconds, _text("and so soon after a failure")] = 5.0
-    masters_timeout: Annotated[Seconds, _text("refused here: nothing is asked of masters")] = 5.0
-    exhibitor_timeout: Annotated[Seconds, _text("for one answer of Exhibitor")] = 30.0
-    mesos_dns_timeout: Annotated[Seconds, _text("refused here: nothing is copied")] = 30.0
-    push_zone_timeout: Annotated[Seconds, _text("refused here: zones are not replicated")] = 1.0
+    masters_refresh_interval_fail: Annotated[Milliseconds, _text("and so soon after a failure")] = (
+        5.0
+    )
+    masters_timeout: Annotated[Milliseconds, _text("refused here: nothing is asked of masters")] = (
+        5.0
+    )
+    exhibitor_timeout: Annotated[Milliseconds, _text("for one answer of Exhibitor")] = 30.0
+    mesos_dns_timeout: Annotated[Milliseconds, _text("refused here: nothing is copied")] = 30.0
+    push_zone_timeout: Annotated[Milliseconds, _text("refused here: zones are not replicated")] = (
+        1.0
+    )
 
     def __post_init__(self) -> None:
-        """Check what the types cannot say, so that `--check-config` finds it too."""
+        """Make seconds of milliseconds, and check what the types cannot say, so that
+        `--check-config` finds it too."""
+        for name in DURATIONS_OF_THE_ORIGINAL:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and value >= MIN_MILLISECONDS
+            msgspec.structs.force_setattr(self, name, value / 1000 if whole else float(value))
         try:
             _check(self)
         except LocalError as error:

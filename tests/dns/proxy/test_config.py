@@ -23,7 +23,9 @@ from cairn_dns.proxy.resolvconf import from_saved, is_ours, render, to_saved
 def read(tmp_path: Path, **settings: Any) -> ProxyConfig:
     path = tmp_path / "dcos-dns.json"
     path.write_bytes(msgspec.json.encode(settings))
-    return load(ProxyConfig, program="cairn-dns-proxy", file=path, environ={}).config
+    return load(
+        ProxyConfig, program="cairn-dns-proxy", file=path, environ={}, foreign_file=True
+    ).config
 
 
 def test_a_file_of_the_original_is_understood(tmp_path: Path) -> None:
@@ -54,6 +56,27 @@ def test_a_file_of_the_original_is_understood(tmp_path: Path) -> None:
 def test_the_older_shape_of_forward_zones_is_understood(tmp_path: Path) -> None:
     config = read(tmp_path, forward_zones=[["a.example", [["203.0.113.1", 53]]]])
     assert forward_zones(config) == {"a.example": [("203.0.113.1", 53)]}
+
+
+def test_durations_of_the_original_are_milliseconds(tmp_path: Path) -> None:
+    config = read(
+        tmp_path,
+        masters_refresh_interval_normal=120000,
+        masters_refresh_interval_fail=5000,
+        masters_timeout=5000,
+        exhibitor_timeout=30000,
+        mesos_dns_timeout=30000,
+        push_zone_timeout=1000,
+    )
+    assert config == ProxyConfig()
+    config = read(tmp_path, exhibitor_timeout=999, masters_refresh_interval_normal="30mins")
+    assert (config.exhibitor_timeout, config.masters_refresh_interval_normal) == (999.0, 1800.0)
+    config = read(tmp_path, exhibitor_timeout=1500.0, masters_refresh_interval_fail=1500)
+    assert (config.exhibitor_timeout, config.masters_refresh_interval_fail) == (1500.0, 1.5)
+
+
+def test_what_says_nothing_to_us_is_ignored(tmp_path: Path) -> None:
+    assert read(tmp_path, epmd=7, udp_recbuf=None) == ProxyConfig()
 
 
 def test_masters_are_asked_at_the_port_of_cairn_dns(tmp_path: Path) -> None:
@@ -103,7 +126,9 @@ def test_what_the_original_does_not_know_of_balancing_means_none(tmp_path: Path)
             "zones['a.thisdcos.directory'].records[0].value: not an IPv4 address: 'x'",
         ),
         ({"handler_limit": 0}, ""),
-        ({"nonsense": 0}, ""),
+        ({"handler_limits": 0}, "unknown setting 'handler_limits'"),
+        ({"exhibitor_timeout": -1}, "exhibitor_timeout"),
+        ({"exhibitor_timeout": True}, "exhibitor_timeout"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
