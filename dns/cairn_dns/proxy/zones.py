@@ -104,10 +104,13 @@ def zone_name(text: str, *, pushed: bool, taken: Iterable[str] = ()) -> str:
     reserved = [one for one in RESERVED if not (pushed and one == "l4lb")]
     if name in (*BUILT_IN, DIRECTORY, GLOBAL) or label in reserved or name in taken:
         raise BadZone(f"zone: reserved name {name!r}")
+    if pushed and "." not in name:
+        raise BadZone(f"zone: a top-level domain belongs to others: {name!r}")
     for other in ("mesos", "dcos", "thisnode"):
         if ends_in(wire, wire_name(f"{other}.{DIRECTORY}")):
             raise BadZone(f"zone: below a reserved name: {name!r}")
-    for other in (*taken, "spartan", "localhost", "zk", GLOBAL):
+    # Reverse names have PTR records, which nobody can push.
+    for other in (*taken, "spartan", "localhost", "zk", GLOBAL, *(("arpa",) if pushed else ())):
         if ends_in(wire, wire_name(other)):
             raise BadZone(f"zone: below {other!r}: {name!r}")
     return name

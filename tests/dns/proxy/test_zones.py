@@ -89,6 +89,13 @@ def test_names_that_belong_to_others_are_refused(name: str) -> None:
         zone_name(name, pushed=True, taken=["mesos"])
 
 
+@pytest.mark.parametrize("name", ["com", "corp", "arpa", "in-addr.arpa", "10.in-addr.arpa",
+                                  "corp.example", "a.corp.example"])  # fmt: skip
+def test_domains_of_others_cannot_be_pushed(name: str) -> None:
+    with pytest.raises(BadZone, match=f"zone: .*'{name}'"):
+        zone_name(name, pushed=True, taken=["mesos", "corp.example"])
+
+
 def test_the_vip_zone_may_be_pushed_but_not_configured() -> None:
     assert zone_name("L4LB.thisdcos.directory.", pushed=True) == ZONE
     with pytest.raises(BadZone, match="reserved"):
