@@ -84,16 +84,14 @@ class Proxy:
             Networks(settings.clients(config)),
             config.rate_limit,
         )
-        self.control = Control(
-            self.zones, self.store, lambda: [self.config.domain.lower().strip(".")]
-        )
+        self.control = Control(self.zones, self.store, self._not_pushed, own=config.control_socket)
         self.addresses = Addresses(config.proxy_addresses, config.link)
         self._jobs: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Everything but sockets: what is local is known, and the addresses are there."""
         await self._own_zones()
-        await self.zones.restore(self._taken())
+        await self.zones.restore(self._not_pushed())
         if self.config.add_addresses and self.config.proxy_addresses:
             await self.addresses.add()
 
@@ -126,6 +124,12 @@ class Proxy:
 
     def _taken(self) -> list[str]:
         return [self.config.domain.lower().strip(".")]
+
+    def _not_pushed(self) -> list[str]:
+        """Domains that others answer for, so that no daemon of the host may."""
+        config = self.config
+        cluster = [f"{config.cluster_id.lower()}.dcos.directory"] if config.cluster_id else []
+        return [*self._taken(), *settings.forward_zones(config), *cluster]
 
     async def _own_zones(self) -> None:
         hosts = [address for address, _ in self.masters.servers]

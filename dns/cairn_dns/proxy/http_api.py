@@ -14,7 +14,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import msgspec
 
@@ -192,7 +192,12 @@ class Api:
                         return
 
     async def mounted(self, request: Request) -> Answer:
-        """What another daemon answers on its own socket."""
+        """What another daemon answers on its own socket.
+
+        It sees us as its peer, so that nobody may leave the mounted path.
+        """
+        if _leads_up(request.path):
+            raise Refused(400, f"path: leads up: {shorten(request.path, 80)!r}")
         prefix = f"/v1/{request.params['name']}"
         socket = self._mounts.get(prefix)
         if socket is None:
@@ -233,6 +238,13 @@ class Api:
             return parse(reply) if reply is not None else None
         except Malformed:
             return None
+
+
+def _leads_up(path: str) -> bool:
+    """Whether a path has a component `.` or `..`, however often it is encoded."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return not {".", ".."}.isdisjoint(path.replace("\\", "/").split("/"))
 
 
 def _name(request: Request) -> bytes:

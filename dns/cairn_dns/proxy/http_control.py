@@ -13,7 +13,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from cairn_core.errors import cause, shorten
 from cairn_core.kit.http_server import (
@@ -48,7 +48,9 @@ _PREFIX = re.compile(r"/v1/([a-z0-9_-]{1,40})", re.ASCII)
 class Control:
     """Handlers; changes are made one at a time.
 
-    taken: domains that belong to others. mounts: socket by prefix, shared with the HTTP interface.
+    taken: domains that belong to others. sockets: folder of those that may be mounted. own: ours,
+    which may not: anybody could push by it. mounts: socket by prefix, shared with the HTTP
+    interface.
     """
 
     def __init__(
@@ -57,8 +59,14 @@ class Control:
         store: Store,
         taken: Callable[[], list[str]],
         sockets: str = "/run/cairn/",
+        own: str = "",
     ) -> None:
-        self.mounts = {mount.prefix: mount.socket for mount in store.mounts()}
+        self._own = Path(own).resolve() if own else None
+        self.mounts = {
+            mount.prefix: mount.socket
+            for mount in store.mounts()
+            if Path(mount.socket).resolve() != self._own
+        }
         self._zones, self._store, self._taken = zones, store, taken
         self._sockets = sockets
         self._turn = asyncio.Lock()
@@ -145,6 +153,8 @@ class Control:
             raise Refused(
                 400, f"socket: not a socket in {self._sockets}: {shorten(mount.socket, 80)!r}"
             )
+        if Path(mount.socket).resolve() == self._own:
+            raise Refused(400, f"socket: the proxy's own: {shorten(mount.socket, 80)!r}")
         async with self._turn:
             if mount.prefix not in self.mounts and len(self.mounts) >= MAX_MOUNTS:
                 raise Refused(409, f"prefix: there are {MAX_MOUNTS} mounts already")

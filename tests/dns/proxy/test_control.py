@@ -20,6 +20,7 @@ from cairn_core.kit.http_server import (
     Router,
 )
 from cairn_dns.proxy.config import ProxyConfig
+from cairn_dns.proxy.http_api import Api
 from cairn_dns.proxy.http_control import MAX_MOUNTS, Control, only_root
 from cairn_dns.proxy.io_masters import MasterList
 from cairn_dns.proxy.io_store import Mount, Store
@@ -92,6 +93,40 @@ async def test_a_mount_elsewhere_is_refused(
     assert (status, message.partition(":")[0]) == (400, field)
 
 
+async def test_the_socket_of_the_proxy_itself_is_no_mount(tmp_path: Path) -> None:
+    own = tmp_path / "dns-proxy.sock"
+    (tmp_path / "other.sock").symlink_to(own)
+    store = Store(tmp_path / "state")
+    store.keep_mounts([Mount("/v1/old", str(own)), Mount("/v1/vips", str(tmp_path / "a.sock"))])
+    zones = Zones(store, lambda names: None)
+    one = Control(zones, store, list, f"{tmp_path}/", str(own))
+    assert set(one.mounts) == {"/v1/vips"}
+    for socket in (own, tmp_path / "other.sock"):
+        told = await refused(one.put_mount, {"prefix": "/v1/x", "socket": str(socket)})
+        assert told == (400, f"socket: the proxy's own: {str(socket)!r}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/vips/../admin", "/v1/vips/%2e%2e/admin", "/v1/vips/.%2E/a", "/v1/vips/a%2F..%2Fb",
+     "/v1/vips/%252e%252e/a", "/v1/vips/..%5ca", "/v1/vips/./a", "/v1/vips/.."],
+)  # fmt: skip
+async def test_a_mounted_path_cannot_be_left(path: str) -> None:
+    api = Api(None, None, None, None, {"/v1/vips": "/nowhere.sock"}, {})  # type: ignore[arg-type]
+    request = Request.make("GET", path, params={"name": "vips"})
+    with pytest.raises(Refused) as told:
+        await api.mounted(request)
+    assert (told.value.status, told.value.message[:15]) == (400, "path: leads up:")
+
+
+@pytest.mark.parametrize("path", ["/v1/vips/a..b", "/v1/vips/...", "/v1/vips/.a"])
+async def test_other_dots_are_names(path: str) -> None:
+    api = Api(None, None, None, None, {"/v1/vips": "/nowhere.sock"}, {})  # type: ignore[arg-type]
+    with pytest.raises(Refused) as told:
+        await api.mounted(Request.make("GET", path, params={"name": "vips"}))
+    assert told.value.status == 502
+
+
 async def test_mounts_are_bounded(tmp_path: Path) -> None:
     one = control(tmp_path)
     for number in range(MAX_MOUNTS):
@@ -131,12 +166,12 @@ def test_what_is_kept_but_makes_no_sense_is_left_out(tmp_path: Path) -> None:
 
 async def test_a_kept_zone_that_others_own_by_now_is_not_served(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.keep_zone("corp", SPEC)
+    store.keep_zone("corp.test", SPEC)
     zones = Zones(store, lambda names: None)
-    await zones.restore(["corp"])
+    await zones.restore(["corp.test"])
     assert not zones.pushed
     await zones.restore(["mesos"])
-    assert set(zones.pushed) == {"corp"}
+    assert set(zones.pushed) == {"corp.test"}
 
 
 def test_masters_of_the_file_of_the_original(tmp_path: Path) -> None:
