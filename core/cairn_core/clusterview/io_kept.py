@@ -8,6 +8,7 @@ machine ends at, the file is good up to the last batch that was flushed.
 import contextlib
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,7 +54,7 @@ class KeptFile:
     def load(self) -> tuple[list[Row], float] | None:
         """Rows and when they were true, seconds since the epoch; None when there are none."""
         try:
-            data = self._path.read_bytes()
+            data = _read_file(self._path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -123,7 +124,8 @@ class KeptFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(self._path.name + ".new")
         try:
-            with new.open("wb") as file:
+            new.unlink(missing_ok=True)
+            with new.open("xb") as file:
                 size = _write_base(file, snapshot, wall)
                 file.flush()
                 os.fsync(file.fileno())
@@ -143,6 +145,15 @@ class KeptFile:
             log.error("state not kept file=%s reason=%s", self._path, problem)
         else:
             log.info("state is kept again file=%s", self._path)
+
+
+def _read_file(path: Path) -> bytes:
+    """What is in a regular file; opening anything else might wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError("not a regular file")
+        return file.read()
 
 
 def _write_base(file: BinaryIO, snapshot: Snapshot, wall: float) -> int:

@@ -174,6 +174,19 @@ def test_a_file_without_a_whole_table_is_not_used_and_replaced(path: Path, data:
     assert shown(path) == table(cluster.view.snapshot)
 
 
+def test_a_pipe_in_place_of_the_file_holds_nobody_up(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir()
+    os.mkfifo(path)
+    os.mkfifo(path.with_name(path.name + ".new"))
+    cluster = Cluster(path)
+    assert cluster.file.load() is None
+    assert "not a regular file" in caplog.text
+    cluster.change(task(1))
+    assert shown(path) == table(cluster.view.snapshot)
+
+
 def test_a_file_of_the_former_version_is_read(path: Path) -> None:
     path.parent.mkdir()
     rows = [(row.key, encode_row(row)) for row in (FRAMEWORK, task(1))]
