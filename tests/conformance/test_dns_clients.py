@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Callable
@@ -28,6 +27,8 @@ ADDRESSES = ["127.0.0.1", "::1"]
 WEB = {"9.0.0.5", "9.0.0.6"}
 WEB6 = {"fd00::5", "fd00::6"}
 MANY = {f"9.1.0.{n}" for n in range(1, 41)}
+#: Installs a client for Node.js; gives `node` and the folder of the client's modules.
+NodeClient = Callable[[str], tuple[Path, Path]]
 APEX = "ns1.mesos. root.ns1.mesos."
 
 
@@ -267,9 +268,8 @@ def test_the_case_of_letters_is_kept(names: Any, address: str) -> None:
         assert bool(reply.answer) == (not name.startswith("nobody"))
 
 
-def test_the_resolver_of_node_finds_services(names: Any) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("needs node, which is optional")
+def test_the_resolver_of_node_finds_services(names: Any, client_node: NodeClient) -> None:
+    node, _ = client_node("mesos-dns-node-resolver")
     script = f"""
         const dns = require("dns").promises;
         const resolver = new dns.Resolver();
@@ -285,7 +285,7 @@ def test_the_resolver_of_node_finds_services(names: Any) -> None:
             empty: await resolver.resolve4("six.marathon.mesos").catch((e) => e.code),
         }})))();
     """
-    found = json.loads(run("node", "-e", script))
+    found = json.loads(run(node, "-e", script))
     assert set(found["a"]) == WEB
     assert set(found["aaaa"]) == WEB6
     assert {(one["port"], one["weight"]) for one in found["srv"]} == {(80, 1)}
@@ -294,10 +294,8 @@ def test_the_resolver_of_node_finds_services(names: Any) -> None:
     assert (found["many"], found["none"], found["empty"]) == (40, "ENOTFOUND", "ENODATA")
 
 
-def test_the_node_module_for_mesos_dns_finds_services(
-    names: Any, client_module: Callable[[str], Path]
-) -> None:
-    modules = client_module("mesos-dns-node-resolver")
+def test_the_node_module_for_mesos_dns_finds_services(names: Any, client_node: NodeClient) -> None:
+    node, modules = client_node("mesos-dns-node-resolver")
     script = f"""
         require("dns").setServers(["127.0.0.1:{names.port}"]);
         const mesos = require("{modules}/mesos-dns-node-resolver");
@@ -307,7 +305,7 @@ def test_the_node_module_for_mesos_dns_finds_services(
             await mesos.promiseResolve("nobody").catch((e) => e.code),
         ])))();
     """
-    web, batch, nobody = json.loads(run("node", "-e", script))
+    web, batch, nobody = json.loads(run(node, "-e", script))
     assert len(web) == 2
     assert all(one["host"].startswith("web-") for one in web)
     assert all(one["ports"] == [80, 81] for one in web)
