@@ -4,12 +4,13 @@ Found names are asked again after a minute, and kept while they cannot be resolv
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 from .addresses import Address
 
@@ -17,73 +18,134 @@ log = logging.getLogger(__name__)
 
 #: Seconds until a name is resolved again.
 AGAIN_S = 60.0
-#: Seconds for one look-up.
-TIMEOUT_S = 10.0
 #: Names that are looked up; a cluster names few hosts by name.
 MAX_NAMES = 1000
-#: Look-ups at a time: a silent server of one domain must not hold up the others.
-AT_ONCE = 8
+#: Look-ups at a time.  Each is a thread that nobody can end, half a minute where no server answers.
+AT_ONCE = 128
+#: Of these, look-ups of names that failed last: silent ones leave places for new ones.
+AGAIN_AT_ONCE = 32
+
+
+async def look_up(name: str) -> tuple[Address, ...]:
+    """Addresses of a name, as the system finds them.  Raises OSError, UnicodeError.
+
+    In a thread of its own, for which nobody waits at the end: it may be silent for long.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[tuple[Address, ...]] = loop.create_future()
+
+    def settle(addresses: tuple[Address, ...], error: Exception | None) -> None:
+        if found.cancelled():
+            return
+        if error is None:
+            found.set_result(addresses)
+        else:
+            found.set_exception(error)
+
+    def work() -> None:
+        addresses: tuple[Address, ...] = ()
+        problem = None
+        try:
+            answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            texts = (str(answer[4][0]).partition("%")[0] for answer in answers)
+            addresses = tuple(dict.fromkeys(ip_address(text).packed for text in texts))
+        except Exception as error:
+            problem = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, addresses, problem)
+
+    try:
+        threading.Thread(target=work, name="hosts", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(str(error)) from None
+    return await found
 
 
 class HostTable:
-    """Names that are wanted, and their addresses.
+    """Names that are wanted, and their addresses.  Each name is looked up apart from the others.
 
-    changed: called in the event loop when an address changed.
+    changed: called in the event loop when an address changed. look_up: gives the addresses of a
+    name; raises OSError or UnicodeError.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        changed: Callable[[], None],
+        look_up: Callable[[str], Awaitable[tuple[Address, ...]]] = look_up,
+    ) -> None:
         self.addresses: dict[str, tuple[Address, ...]] = {}
         self._wanted: set[str] = set()
-        self._new = asyncio.Event()
         self._changed = changed
+        self._look_up = look_up
+        #: Who is looking after which name; all that are wanted, once `run` has begun.
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        #: Names whose look-up is under way.
+        self._looking: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
         self._places = asyncio.Semaphore(AT_ONCE)
+        self._again = asyncio.Semaphore(AGAIN_AT_ONCE)
 
     def want(self, names: Iterable[str]) -> None:
-        """Have these names resolved, and no others."""
-        wanted = set(sorted(names)[:MAX_NAMES])
-        if wanted - self._wanted:
-            self._new.set()
+        """Have these names resolved, and no others; of too many, those wanted before come first."""
+        asked = set(names)
+        wanted = self._wanted & asked
+        new = sorted(asked - wanted)
+        wanted.update(new[: MAX_NAMES - len(wanted)])
         for gone in self._wanted - wanted:
             self.addresses.pop(gone, None)
+            # A look-up under way cannot be ended; its task sees then that nobody wants it.
+            if gone in self._tasks and gone not in self._looking:
+                self._tasks.pop(gone).cancel()
         self._wanted = wanted
+        self._begin()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Resolve until `stop`."""
-        stopping = asyncio.create_task(stop.wait(), name="hosts-stop")
-        try:
-            while not stop.is_set():
-                self._new.clear()
-                looking = asyncio.gather(*map(self._resolve, sorted(self._wanted)))
-                waiting: set[asyncio.Future[Any]] = {stopping, looking}
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if not looking.done():
-                    looking.cancel()
-                    await asyncio.gather(looking, return_exceptions=True)
-                    return
-                looking.result()
-                new = asyncio.create_task(self._new.wait(), name="hosts-new")
-                await asyncio.wait(
-                    {stopping, new}, timeout=AGAIN_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                new.cancel()
-        finally:
-            stopping.cancel()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._begin()
+            try:
+                await stop.wait()
+            finally:
+                self._group = None
+                for task in self._tasks.values():
+                    task.cancel()
 
-    async def _resolve(self, name: str) -> None:
-        loop = asyncio.get_running_loop()
+    def _begin(self) -> None:
+        if self._group is not None:
+            for name in sorted(self._wanted - self._tasks.keys()):
+                self._tasks[name] = self._group.create_task(self._follow(name), name=f"host {name}")
+
+    async def _follow(self, name: str) -> None:
+        """Look a name up now and then, until nobody wants it."""
+        failed = False
         try:
-            async with self._places, asyncio.timeout(TIMEOUT_S):
-                found = await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            while name in self._wanted:
+                async with self._again if failed else contextlib.nullcontext(), self._places:
+                    failed = not await self._resolve(name)
+                if name in self._wanted:
+                    await asyncio.sleep(AGAIN_S)
+        finally:
+            # `want` may have begun anew meanwhile
+            if self._tasks.get(name) is asyncio.current_task():
+                del self._tasks[name]
+
+    async def _resolve(self, name: str) -> bool:
+        """Look a name up once; False when that failed."""
+        self._looking.add(name)
+        try:
+            addresses = await self._look_up(name)
         except (OSError, UnicodeError) as error:
-            if name not in self.addresses:
+            if name in self._wanted and name not in self.addresses:
                 self.addresses[name] = ()
                 log.warning("host not resolved name=%s reason=%s", name, error)
-            return
-        texts = (str(info[4][0]).partition("%")[0] for info in found)
-        addresses = tuple(dict.fromkeys(ip_address(text).packed for text in texts))
+            return False
+        finally:
+            self._looking.discard(name)
         if name in self._wanted and self.addresses.get(name) != addresses:
             self.addresses[name] = addresses
             self._changed()
+        return True
 
 
 def own_addresses(listeners: Sequence[str], proc: Path = Path("/proc/net")) -> tuple[Address, ...]:
@@ -114,7 +176,8 @@ def resolv_conf_servers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
     local = set(_local_addresses(Path("/proc/net")))
     words = [line.split() for line in lines]
     servers = [word[1] for word in words if len(word) > 1 and word[0] == "nameserver"]
-    return [server for server in servers if _is_address(server) and server not in local]
+    # a configuration that names one twice is refused
+    return [one for one in dict.fromkeys(servers) if _is_address(one) and one not in local]
 
 
 def _is_address(text: str) -> bool:

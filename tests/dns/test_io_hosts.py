@@ -1,13 +1,24 @@
 """Addresses that the system knows."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from cairn_dns import io_hosts
-from cairn_dns.io_hosts import HostTable, own_addresses, resolv_conf_servers
+from cairn_dns.addresses import Address
+from cairn_dns.io_hosts import (
+    AGAIN_AT_ONCE,
+    AT_ONCE,
+    MAX_NAMES,
+    HostTable,
+    look_up,
+    own_addresses,
+    resolv_conf_servers,
+)
 
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5
@@ -43,45 +54,119 @@ def test_our_own_addresses(tmp_path: Path) -> None:
 
 def test_servers_of_this_host(tmp_path: Path) -> None:
     file = tmp_path / "resolv.conf"
-    servers = ("203.0.113.53", "127.0.0.1", "x", "")
+    servers = ("203.0.113.54", "203.0.113.53", "127.0.0.1", "x", "", "203.0.113.54")
     file.write_text("# x\n" + "".join(f"nameserver {server}\n" for server in servers))
-    assert resolv_conf_servers(file) == ["203.0.113.53"]
+    assert resolv_conf_servers(file) == ["203.0.113.54", "203.0.113.53"]
     assert resolv_conf_servers(tmp_path / "none") == []
 
 
-async def test_hosts_are_resolved_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    changed = asyncio.Event()
-    table = HostTable(changed.set)
+class System:
+    """Finds 10.0.0.7 for all names; nothing for `gone...`, and is silent about `silent...`."""
 
-    async def look_up(name: str, port: None, **_: object) -> list[tuple[object, ...]]:
-        asked.append(name)
-        if name == "silent":
-            await asyncio.Event().wait()
-        if name == "gone":
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.silence = asyncio.Event()
+
+    async def look_up(self, name: str) -> tuple[Address, ...]:
+        self.asked.append(name)
+        if name.startswith("silent"):
+            await self.silence.wait()
+        if name.startswith(("gone", "silent")):
             raise OSError("no such host")
-        return [(0, 0, 0, "", ("10.0.0.7", 0)), (0, 0, 0, "", ("fe80::1%eth0", 0))]
+        return (bytes([10, 0, 0, 7]),)
 
-    monkeypatch.setattr(io_hosts, "TIMEOUT_S", 0.01)
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+
+@contextlib.asynccontextmanager
+async def running(table: HostTable) -> AsyncIterator[None]:
     stop = asyncio.Event()
+    task = asyncio.create_task(table.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(10):
+            await task
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - the table is the event
+            await asyncio.sleep(0)
+
+
+async def test_hosts_are_resolved_and_forgotten() -> None:
+    system, changes = System(), list[None]()
+    table = HostTable(lambda: changes.append(None), system.look_up)
     table.want({"here", "gone", "silent"})
-    running = asyncio.create_task(table.run(stop))
-    async with asyncio.timeout(10):
-        await changed.wait()
-        while len(table.addresses) < 3:  # noqa: ASYNC110 - the table is the event
-            await asyncio.sleep(0)
-    assert {name: texts(found) for name, found in table.addresses.items()} == {
-        "here": ["10.0.0.7", "fe80::1"],
-        "gone": [],
-        "silent": [],
-    }
-    table.want({"here"})
-    assert set(table.addresses) == {"here"}
-    table.want({"here", "other"})
-    async with asyncio.timeout(10):
-        while "other" not in table.addresses:  # noqa: ASYNC110 - likewise
-            await asyncio.sleep(0)
-    stop.set()
-    async with asyncio.timeout(10):
-        await running
+    async with running(table):
+        await until(lambda: len(table.addresses) == 2)
+        assert table.addresses == {"here": (b"\x0a\x00\x00\x07",), "gone": ()}
+        assert len(changes) == 1
+        system.silence.set()
+        await until(lambda: "silent" in table.addresses)
+        table.want({"here"})
+        assert set(table.addresses) == {"here"}
+        table.want({"here", "other"})
+        await until(lambda: "other" in table.addresses)
+        assert sorted(system.asked) == ["gone", "here", "other", "silent"]
+
+
+async def test_silent_names_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_hosts, "AGAIN_S", 0.0)
+    system = System()
+    table = HostTable(lambda: None, system.look_up)
+    silent = {f"silent{n}" for n in range(AT_ONCE - 1)}
+    table.want(silent)
+    async with running(table):
+        await until(lambda: len(system.asked) == len(silent))
+        table.want(silent | {"new"})
+        await until(lambda: "new" in table.addresses)
+        # known to be silent they leave most places, even where they are more than those
+        system.silence.set()
+        silent |= {f"silent0{n}" for n in range(AT_ONCE)}
+        table.want(silent)
+        await until(lambda: len(table.addresses) == len(silent))
+        system.silence.clear()
+        asked = -1
+        while asked != len(system.asked):
+            asked = len(system.asked)
+            for _ in range(100):
+                await asyncio.sleep(0)
+        assert len(table._looking) <= AGAIN_AT_ONCE
+        table.want(silent | {"another"})
+        await until(lambda: "another" in table.addresses)
+
+
+async def test_a_look_up_that_nobody_waits_for_any_more_leaves_nothing() -> None:
+    system = System()
+    table = HostTable(lambda: None, system.look_up)
+    table.want({"silent"})
+    async with running(table):
+        await until(lambda: system.asked == ["silent"])
+        table.want({"here"})
+        system.silence.set()
+        await until(lambda: set(table._tasks) == {"here"} and "here" in table.addresses)
+        assert set(table.addresses) == {"here"}
+        # wanted, not wanted and wanted again at once
+        table.want({"silent"})
+        table.want(())
+        table.want({"silent"})
+        await until(lambda: table.addresses == {"silent": ()})
+
+
+def test_names_wanted_before_come_first() -> None:
+    table = HostTable(lambda: None)
+    before = {f"m{n}" for n in range(MAX_NAMES - 1)}
+    table.want(before)
+    table.want(before | {f"a{n}" for n in range(MAX_NAMES)})
+    assert table._wanted == before | {"a0"}
+    table.want({"z"})
+    assert table._wanted == {"z"}
+
+
+async def test_the_system_is_asked() -> None:
+    assert await look_up("127.0.0.1") == (b"\x7f\x00\x00\x01",)
+    with pytest.raises(OSError):
+        await look_up("")
+    with pytest.raises(UnicodeError):
+        await look_up("x" * 64 + ".example")
