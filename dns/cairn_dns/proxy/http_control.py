@@ -28,7 +28,7 @@ from cairn_core.kit.http_server import (
 )
 
 from .io_store import Mount, Store
-from .io_zones import Zones
+from .io_zones import NoRoom, Zones
 from .zones import BadZone, ZoneSpec, zone_name
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,8 @@ class Control:
                 await self._zones.push(name, spec)
             except BadZone as error:
                 raise Refused(400, str(error)) from None
+            except NoRoom as error:
+                raise Refused(409, str(error)) from None
             except OSError as error:
                 raise Refused(503, f"zone not kept: {cause(error)}") from None
         log.info("zone pushed name=%s generation=%d", name, spec.generation)

@@ -8,14 +8,30 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from cairn_dns.wire import CNAME
+
 from .io_store import Store
 from .tables import LocalTables
-from .zones import MAX_ZONES, BadZone, LocalZone, ZoneSpec, read_records, zone_name
+from .zones import (
+    MAX_PUSHED_RECORDS,
+    MAX_ZONES,
+    BadZone,
+    LocalZone,
+    ZoneSpec,
+    read_records,
+    zone_name,
+)
 
 log = logging.getLogger(__name__)
 
 #: Records that are checked in one go: about a millisecond.
 SLICE = 500
+#: Entries of earlier tables that are freed in one go.
+FREE_ENTRIES = 2000
+
+
+class NoRoom(Exception):
+    """There are too many zones or records to take one more."""
 
 
 class Zones:
@@ -61,10 +77,16 @@ class Zones:
         await self._put([*built_in, *configured], gone)
 
     async def push(self, name: str, spec: ZoneSpec) -> None:
-        """Keep and serve a pushed zone.  Raises BadZone, OSError."""
+        """Keep and serve a pushed zone.  Raises BadZone, NoRoom, OSError."""
         start = time.monotonic()
         if name not in self.pushed and len(self.pushed) >= MAX_ZONES:
-            raise BadZone(f"zone: there are {MAX_ZONES} zones already")
+            raise NoRoom(f"zone: there are {MAX_ZONES} zones already")
+        others = sum(len(one.records) for other, one in self.pushed.items() if other != name)
+        if others + len(spec.records) > MAX_PUSHED_RECORDS:
+            raise NoRoom(
+                f"records: pushed zones have {MAX_PUSHED_RECORDS} at most, "
+                f"and others have {others} already"
+            )
         zone = await self._read(name, spec)
         await asyncio.to_thread(self._store.keep_zone, name, spec)
         self.pushed[name] = spec
@@ -78,19 +100,24 @@ class Zones:
         await self._put((), [name])
 
     async def _read(self, name: str, spec: ZoneSpec) -> LocalZone:
-        records = set()
+        records, away = set(), False
         for number, record in enumerate(read_records(name, spec.records)):
             records.add(record)
+            away = away or record[1] == CNAME
             if number % SLICE == SLICE - 1:
                 await asyncio.sleep(0)
-        return LocalZone.of(name, records, spec.ttl, spec.generation)
+        return LocalZone(name, frozenset(records), spec.ttl, spec.generation, away)
 
     async def _put(self, zones: Iterable[LocalZone], gone: Iterable[str] = ()) -> None:
         async with self._turn:
             before = self.tables.zones.keys()
             changes = self.tables.replace(zones, gone, now=time.time(), foreign=self.foreign)
             for table, update in changes:
-                table.apply(update)
+                if update is not None:
+                    table.apply(update)
                 await asyncio.sleep(0)
+            for one in (self.tables.near.table, self.tables.far.table):
+                while one.free(FREE_ENTRIES):  # noqa: ASYNC110 - others have their turn
+                    await asyncio.sleep(0)
             if before != self.tables.zones.keys():
                 self._changed(list(self.tables.zones))

@@ -6,12 +6,13 @@ it; one that is new, gone, or has another TTL has the whole table made anew, in 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from msgspec.structs import replace
 
 from cairn_dns.encode import Encoder, ZoneSettings
 from cairn_dns.table import Table, Update
-from cairn_dns.zone import RecordSet
+from cairn_dns.zone import Record, RecordSet
 
 from .routes import DIRECTORY
 from .zones import LocalZone
@@ -21,6 +22,10 @@ SOA_MNAME = "ns.spartan"
 SOA_RNAME = "support.mesosphere.com"
 REFRESH, RETRY, EXPIRE, MINIMUM = 60, 180, 86400, 1
 NS_TTL = 3600
+
+
+#: Records that are changed in one go: a few milliseconds.
+SLICE = 1000
 
 
 def settings_of(name: str, ttl: int) -> ZoneSettings:
@@ -44,7 +49,8 @@ class ZoneTable:
     """Zones and the table of their answers.
 
     Invariant: when the iterator of a method has ended, and its updates were applied, the table
-    answers for `zones` and for nothing else.
+    answers for `zones` and for nothing else.  Between two of its values others may have their turn;
+    None is nothing but that.
 
     turning: whether answers are given in different orders in turn, or always in the same.
     """
@@ -58,7 +64,7 @@ class ZoneTable:
 
     def replace(
         self, put: Iterable[LocalZone], drop: Iterable[str] = (), *, now: float
-    ) -> Iterator[Update]:
+    ) -> Iterator[Update | None]:
         """Updates that put zones in place of those of the same name, and drop others.
 
         now: seconds since the epoch; also the serial.
@@ -67,12 +73,12 @@ class ZoneTable:
         for name in drop:
             gone = self.zones.pop(name, None)
             if gone is not None:
-                self._records.change(gone.records, (), now=now)
+                yield from self._change(gone.records, frozenset(), now)
                 anew = True
         for zone in put:
             old = self.zones.get(zone.name)
             before = old.records if old is not None else frozenset()
-            self._records.change(before - zone.records, zone.records - before, now=now)
+            yield from self._change(before, zone.records, now)
             self.zones[zone.name] = zone
             anew = anew or old is None or old.ttl != zone.ttl
         changed = self._records.take_changed()
@@ -84,6 +90,17 @@ class ZoneTable:
         else:
             return
         yield from updates if self._turning else map(_first_orders, updates)
+
+    def _change(self, old: frozenset[Record], new: frozenset[Record], now: float) -> Iterator[None]:
+        """Put records in place of others, in slices."""
+        more = (record for record in new if record not in old)
+        while batch := list(islice(more, SLICE)):
+            self._records.change((), batch, now=now)
+            yield
+        less = (record for record in old if record not in new)
+        while batch := list(islice(less, SLICE)):
+            self._records.change(batch, (), now=now)
+            yield
 
 
 def _first_orders(update: Update) -> Update:
@@ -117,8 +134,8 @@ class LocalTables:
         *,
         now: float,
         foreign: Sequence[str] = (),
-    ) -> Iterator[tuple[Table, Update]]:
-        """Updates, each with the table it belongs to.
+    ) -> Iterator[tuple[Table, Update | None]]:
+        """Updates, each with the table it belongs to; None as for `ZoneTable`.
 
         foreign: domains that others answer for.  A zone that moves between the tables is put into
         its new one first.

@@ -24,6 +24,8 @@ LOCAL_TTL = 5
 ZK_NAMES = 5
 MAX_RECORDS = 100_000
 MAX_ZONES = 256
+#: Of all pushed zones together.
+MAX_PUSHED_RECORDS = 500_000
 #: Where the proxy itself is, on every host.
 PROXY_ADDRESSES = ("198.51.100.1", "198.51.100.2", "198.51.100.3", "fd01:d::c633:6401")
 THIS_NODE = f"thisnode.{DIRECTORY}"

@@ -19,6 +19,7 @@ from cairn_core.kit.http_server import (
     Response,
     Router,
 )
+from cairn_dns.proxy import io_zones
 from cairn_dns.proxy.config import ProxyConfig
 from cairn_dns.proxy.http_api import Api
 from cairn_dns.proxy.http_control import MAX_MOUNTS, Control, only_root
@@ -133,6 +134,32 @@ async def test_mounts_are_bounded(tmp_path: Path) -> None:
         await call(one.put_mount, {"prefix": f"/v1/x{number}", "socket": "/run/cairn/x.sock"})
     more = {"prefix": "/v1/y", "socket": "/run/cairn/x.sock"}
     assert (await refused(one.put_mount, more))[0] == 409
+
+
+async def test_records_of_all_pushed_zones_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io_zones, "MAX_PUSHED_RECORDS", 3)
+    one = control(tmp_path)
+
+    def body(generation: int, count: int) -> dict[str, object]:
+        records = [{"name": f"n{n}", "type": "A", "value": "11.0.0.1"} for n in range(count)]
+        return {"generation": generation, "records": records}
+
+    await call(one.put_zone, body(1, 2), zone="a.test")
+    await call(one.put_zone, body(1, 1), zone="b.test")
+    await call(one.put_zone, body(2, 2), zone="a.test")
+    assert await refused(one.put_zone, body(2, 2), zone="b.test") == (
+        409, "records: pushed zones have 3 at most, and others have 2 already",
+    )  # fmt: skip
+
+
+async def test_earlier_tables_are_freed(tmp_path: Path) -> None:
+    zones = Zones(Store(tmp_path), lambda names: None)
+    for ttl in (1, 2, 3):
+        spec = ZoneSpec(ttl, [RecordSpec("a", "A", "11.0.0.1")], ttl)
+        await zones.push("a.test", spec)
+    assert not zones.tables.near.table.free(0)
 
 
 async def test_pushes_side_by_side_end_with_the_newest(tmp_path: Path) -> None:

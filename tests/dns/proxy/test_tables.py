@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn_dns.proxy.tables import LocalTables, far_names
+from cairn_dns.proxy.tables import SLICE, LocalTables, far_names
 from cairn_dns.proxy.zones import LocalZone
 from cairn_dns.table import Table
 from cairn_dns.wire import CNAME, A
@@ -26,7 +26,8 @@ def apply(
     foreign: Sequence[str] = (),
 ) -> None:
     for table, update in tables.replace(put, drop, now=1_000.0, foreign=foreign):
-        table.apply(update)
+        if update is not None:
+            table.apply(update)
 
 
 def without_serial(table: Table) -> tuple[object, ...]:
@@ -59,6 +60,26 @@ def test_a_zone_moves_when_it_leads_away() -> None:
     )  # fmt: skip
     apply(tables, [zone("corp", 1)])
     assert set(tables.near.zones) == {"corp"}
+
+
+def test_a_large_zone_is_changed_in_slices_and_shows_at_once() -> None:
+    def large(first: int) -> LocalZone:
+        records: list[Record] = [
+            (f"h{n}.corp", A, n.to_bytes(4, "big")) for n in range(first, first + 5 * SLICE)
+        ]
+        return LocalZone.of("corp", records)
+
+    tables = LocalTables()
+    for first in (0, 2 * SLICE):
+        turns = [update for _, update in tables.replace([large(first)], now=1_000.0)]
+        assert turns.count(None) >= (5 if first == 0 else 4)
+        for update in turns:
+            if update is not None:
+                assert len(update.put) + len(update.drop) <= 3 * SLICE
+                tables.near.table.apply(update)
+    fresh = LocalTables()
+    apply(fresh, [large(2 * SLICE)])
+    assert without_serial(tables.near.table) == without_serial(fresh.near.table)
 
 
 NAMES = ["corp", "a.corp", "spartan", "l4lb.thisdcos.directory"]
