@@ -32,6 +32,8 @@ from .zone import RecordSet
 
 #: Large answers made at the same time; others are told to come again.
 MAX_LARGE = 4
+#: Seconds for one large answer; who takes longer is cut off, at the latest when a write gets stuck.
+LARGE_S = 120.0
 #: Explanations made at the same time: each looks at all tasks.
 MAX_EXPLAINED = 2
 #: Text that is collected before it is sent.
@@ -126,22 +128,25 @@ class HttpApi:
 
     async def all_tasks(self, request: Request) -> Answer:
         self._listing()
+        place = self._large.take(request.peer.address)
         tasks: dict[str, list[TaskRow]] = {}
         snapshot = self._known.snapshot
         for number, row in enumerate(snapshot.tasks.values()):
             tasks.setdefault(row.framework_id, []).append(row)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
-        return self._stream(shapes.enumerated(self._frameworks(snapshot, tasks)))
+        return Response(body=_Pieces(shapes.enumerated(self._frameworks(snapshot, tasks)), place))
 
     async def axfr(self, request: Request) -> Answer:
         config, known = self._listing(), self._known
         without = None if config.zone.endswith(DCOS_DOMAIN) else DCOS_DOMAIN
-        return self._stream(shapes.axfr(known.records, config, known.serial, without))
+        pieces = shapes.axfr(known.records, config, known.serial, without)
+        return Response(body=_Pieces(pieces, self._large.take(request.peer.address)))
 
     async def all_records(self, request: Request) -> Answer:
         self._listing()
-        return self._stream(shapes.all_records(self._known.records))
+        pieces = shapes.all_records(self._known.records)
+        return Response(body=_Pieces(pieces, self._large.take(request.peer.address)))
 
     async def nodes(self, request: Request) -> Answer:
         """Agents and masters; `?force` changes nothing here, for all are always asked."""
@@ -172,36 +177,40 @@ class HttpApi:
             if records:
                 yield row.name, row.id, records
 
-    def _stream(self, pieces: Iterator[str]) -> Response:
-        place = self._large.take()
-        return Response(body=_Pieces(pieces, place))
-
 
 class Places:
-    """So many at once, and no more."""
+    """So many at once, and no more; one for each client that is named."""
 
     def __init__(self, count: int) -> None:
         self.free = count
+        self.clients: set[str] = set()
 
-    def take(self) -> "Place":
+    def take(self, client: str | None = None) -> "Place":
         """A place, which goes back when it is left or forgotten.  Raises Unavailable."""
+        if client in self.clients:
+            raise Unavailable("a large answer to this client is under way", retry_after_s=1.0)
         if self.free <= 0:
             raise Unavailable("too many large answers under way", retry_after_s=1.0)
-        self.free -= 1
-        return Place(self)
+        return Place(self, client)
 
 
 class Place:
     """One of them."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, client: str | None) -> None:
         self._places: Places | None = places
+        self._client = client
+        places.free -= 1
+        if client is not None:
+            places.clients.add(client)
 
     def leave(self) -> None:
         """Give it back; again does nothing."""
         places, self._places = self._places, None
         if places is not None:
             places.free += 1
+            if self._client is not None:
+                places.clients.discard(self._client)
 
     def __enter__(self) -> None:
         return None
@@ -214,12 +223,19 @@ class Place:
 
 
 class _Pieces(AsyncIterator[bytes]):
-    """Pieces of text as a body; between two of them the event loop has its turn."""
+    """Pieces of text as a body; between two of them the event loop has its turn.
+
+    Raises TimeoutError, at which the server cuts the connection, when LARGE_S are over.
+    """
 
     def __init__(self, pieces: Iterator[str], place: Place) -> None:
         self._pieces, self._place = pieces, place
+        self._until = asyncio.get_running_loop().time() + LARGE_S
 
     async def __anext__(self) -> bytes:
+        if asyncio.get_running_loop().time() >= self._until:
+            self._place.leave()
+            raise TimeoutError(f"not taken within {LARGE_S:g} s")
         collected: list[str] = []
         size = 0
         while size < PIECE_CHARS:

@@ -9,9 +9,19 @@ import msgspec
 import pytest
 
 from cairn_core.clusterview.view import ClusterView, Snapshot
+from cairn_core.errors import Unavailable
 from cairn_core.kit.http_client import HttpClient, Reply
-from cairn_core.kit.http_server import Handler, HttpServer, Router
+from cairn_core.kit.http_server import (
+    Answer,
+    Handler,
+    HttpServer,
+    Peer,
+    Request,
+    Response,
+    Router,
+)
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow
+from cairn_dns import http_api
 from cairn_dns.config import DnsConfig
 from cairn_dns.http_api import MAX_LARGE, HttpApi, as_the_original
 from cairn_dns.http_records import Enumerated
@@ -60,8 +70,8 @@ class FakeKnown:
 class Client:
     """Asks one server."""
 
-    def __init__(self, http: HttpClient, base: str, known: FakeKnown) -> None:
-        self.http, self.base, self.known = http, base, known
+    def __init__(self, http: HttpClient, base: str, known: FakeKnown, api: HttpApi) -> None:
+        self.http, self.base, self.known, self.api = http, base, known, api
 
     async def get(self, path: str, method: str = "GET", accept: str = "*/*") -> Reply:
         return await self.http.request(method, self.base + path, headers={"Accept": accept})
@@ -72,12 +82,13 @@ async def serving(**settings: Any) -> AsyncIterator[Client]:
     config = DnsConfig(masters=["127.0.0.1:5050"], **settings)
     router: Router[Handler] = Router()
     known = FakeKnown()
-    HttpApi(known, lambda: config, version="dev", file="/etc/x.json").add_routes(router)
+    api = HttpApi(known, lambda: config, version="dev", file="/etc/x.json")
+    api.add_routes(router)
     server = HttpServer(router, filters=[as_the_original])
     await server.start(("127.0.0.1", 0))
     try:
         async with HttpClient() as http:
-            yield Client(http, f"http://127.0.0.1:{server.port}", known)
+            yield Client(http, f"http://127.0.0.1:{server.port}", known, api)
     finally:
         await server.drain(0)
 
@@ -165,42 +176,76 @@ async def test_records_nodes_and_explanations() -> None:
         }
 
 
+MANY = [(f"n{i}.mesos", A, bytes([10, 0, i >> 8, i & 255])) for i in range(40_000)]
+
+
+def large(known: FakeKnown) -> None:
+    known.records.change((), MANY, now=0.0)
+
+
+def request_of(address: str) -> Request:
+    return Request.make("GET", "/v1/axfr", peer=Peer(address, 1))
+
+
+def pieces(answer: Answer) -> AsyncIterator[bytes]:
+    assert isinstance(answer, Response)
+    assert isinstance(answer.body, AsyncIterator)
+    return answer.body
+
+
 async def test_only_so_many_large_answers_at_once() -> None:
     async with serving() as client:
-        gate = asyncio.Event()
-        many = [(f"n{i}.mesos", A, bytes([10, 0, i >> 8, i & 255])) for i in range(40_000)]
-        client.known.records.change((), many, now=0.0)
-
-        async def slowly() -> int:
-            async with client.http.stream("GET", f"{client.base}/v1/axfr") as reply:
-                chunks = reply.chunks()
-                size = len(await anext(chunks))
-                begun.release()
-                await gate.wait()
-                return size + sum([len(piece) async for piece in chunks])
-
-        begun = asyncio.Semaphore(0)
-        large = [asyncio.create_task(slowly()) for _ in range(MAX_LARGE)]
-        for _ in large:
-            await begun.acquire()
+        large(client.known)
+        answers = [await client.api.axfr(request_of(f"10.0.0.{n}")) for n in range(MAX_LARGE)]
+        sizes = [len(await anext(pieces(answer))) for answer in answers]
         refused = await client.get("/v1/axfr")
         assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
         # others are not held up
         assert (await client.get("/v1/hosts/n5.mesos")).status == 200
-        gate.set()
-        assert len(set(await asyncio.gather(*large))) == 1
-        assert (
-            len(msgspec.json.decode((await client.get("/v1/axfr")).body)["Records"]["As"]) > 40_000
-        )
+        for n, answer in enumerate(answers):
+            sizes[n] += sum([len(piece) async for piece in pieces(answer)])
+        assert len(set(sizes)) == 1
+        whole = (await client.get("/v1/axfr")).body
+        assert len(whole) == sizes[0]
+        assert len(msgspec.json.decode(whole)["Records"]["As"]) > 40_000
+
+
+async def test_one_client_takes_one_place() -> None:
+    async with serving() as client:
+        large(client.known)
+        api = client.api
+        first = await api.axfr(request_of("10.0.0.1"))
+        for other in (api.axfr, api.all_records, api.all_tasks):
+            with pytest.raises(Unavailable, match="to this client"):
+                await other(request_of("10.0.0.1"))
+        assert api._large.free == MAX_LARGE - 1
+        await api.axfr(request_of("10.0.0.2"))  # forgotten at once
+        del first
+        await api.axfr(request_of("10.0.0.1"))
+        assert (api._large.free, api._large.clients) == (MAX_LARGE, set())
+
+
+async def test_who_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as client:
+        large(client.known)
+        answer = await client.api.axfr(request_of("10.0.0.1"))
+        await anext(pieces(answer))
+        monkeypatch.setattr(http_api, "LARGE_S", 0.0)
+        assert await anext(pieces(answer))  # has begun before
+        for path in ("/v1/axfr", "/v1/records", "/v1/enumerate"):
+            with pytest.raises(Unavailable):
+                await client.get(path)
+        assert client.api._large.free == MAX_LARGE - 1
+        assert (await client.get("/v1/version")).status == 200
 
 
 async def test_a_client_that_leaves_gives_its_place_back() -> None:
     async with serving() as client:
-        many = [(f"n{i}.mesos", A, bytes([10, 0, i >> 8, i & 255])) for i in range(40_000)]
-        client.known.records.change((), many, now=0.0)
-        for _ in range(3 * MAX_LARGE):
-            async with client.http.stream("GET", f"{client.base}/v1/axfr") as reply:
-                await anext(reply.chunks())
+        large(client.known)
         async with asyncio.timeout(20):
-            while (await client.get("/v1/axfr")).status == 503:
-                pass
+            for _ in range(3 * MAX_LARGE):
+                async with client.http.stream("GET", f"{client.base}/v1/axfr") as reply:
+                    await anext(reply.chunks())
+                while client.api._large.free < MAX_LARGE:  # noqa: ASYNC110 - has no event
+                    await asyncio.sleep(0.001)
+        assert (await client.get("/v1/axfr")).status == 200
