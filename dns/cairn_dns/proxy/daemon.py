@@ -41,6 +41,7 @@ from .io_store import Store
 from .io_zones import Zones
 from .metrics import ForwardMetrics, ZoneCollector, place
 from .race import Servers
+from .resolvconf import saved_name
 from .routes import Places, Routes, Server
 from .zones import built_in, configured
 
@@ -271,7 +272,7 @@ def _host(proxy: Proxy) -> list[Service]:
 
     keeper = ResolvConf(
         Path(config.resolv_conf),
-        Path(config.state_dir) / "resolv.conf.saved",
+        Path(config.state_dir) / saved_name(config.resolv_conf),
         config.proxy_addresses or config.bind_ips,
         config.search,
         answers,

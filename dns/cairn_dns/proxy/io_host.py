@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -196,6 +197,8 @@ class ResolvConf:
                 text, link = from_saved(_read(self.saved))
                 if link is not None:
                     self._relink(link)
+                elif text is None:
+                    self.path.unlink()
                 else:
                     _write(self.path, text)
                 self.saved.unlink()
@@ -209,17 +212,16 @@ class ResolvConf:
         beside.replace(self.path)
 
     def _write_if_changed(self, text: str) -> None:
-        try:
+        now: str | None = None
+        with contextlib.suppress(FileNotFoundError):
             now = _read(self.path)
-        except FileNotFoundError:
-            now = ""
         if now == text:
             return
-        if not is_ours(now):
+        if now is None or not is_ours(now):
             # Whoever wrote it meanwhile (a DHCP client) knows better than what we saved once.
             link = os.readlink(self.path) if self.path.is_symlink() else None
             self.saved.parent.mkdir(parents=True, exist_ok=True)
-            _write(self.saved, to_saved(now, link))
+            _write(self.saved, to_saved(now, link), 0o600)
         _write(self.path, text)
         self.writes += 1
         log.info("resolv.conf written path=%s servers=%s", self.path, ",".join(self.answering))
@@ -250,12 +252,15 @@ def _is_mounted(path: Path) -> bool:
     return any(line.split(" ", 5)[4] == str(path) for line in lines)
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once, or in place where it is mounted or its folder may not be written."""
+def _write(path: Path, text: str, mode: int | None = None) -> None:
+    """Replace a file at once, or in place where it is mounted or its folder may not be written.
+
+    mode: of a new file; None for that of the one that is replaced.
+    """
     data = text.encode("utf-8", "surrogateescape")
     if not _is_mounted(path):
         try:
-            _replace(path, data)
+            _replace(path, data, _mode(path) if mode is None else mode)
             return
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EROFS):
@@ -265,11 +270,21 @@ def _write(path: Path, text: str) -> None:
         stream.truncate()
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o644
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
     beside = path.with_name(f".{path.name}.cairn")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    beside.unlink(missing_ok=True)  # of a process that was killed
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(beside, flags, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())

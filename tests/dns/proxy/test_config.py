@@ -151,9 +151,10 @@ def test_resolv_conf_names_three_servers_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "link"), [("nameserver 203.0.113.1\n", None), ("", None), ("", "../run/stub.conf")]
+    ("text", "link"),
+    [("nameserver 203.0.113.1\n", None), ("", None), (None, None), (None, "../run/stub.conf")],
 )
-def test_the_original_is_kept_as_it_was(text: str, link: str | None) -> None:
+def test_the_original_is_kept_as_it_was(text: str | None, link: str | None) -> None:
     assert from_saved(to_saved(text, link)) == (text, link)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cairn_core.testing.requires import requires
 from cairn_dns.proxy.io_host import ResolvConf
-from cairn_dns.proxy.resolvconf import is_ours
+from cairn_dns.proxy.resolvconf import is_ours, saved_name
 
 ORIGINAL = "nameserver 203.0.113.53\nsearch example\n"
 
@@ -102,10 +102,52 @@ async def test_a_link_comes_back_as_a_link(tmp_path: Path) -> None:
     assert os.readlink(path) == "stub.conf"
 
 
-async def test_a_host_without_the_file_gets_one(tmp_path: Path) -> None:
+async def test_a_host_without_the_file_gets_one_and_has_none_again(tmp_path: Path) -> None:
     conf = keeper(tmp_path / "resolv.conf", {"198.51.100.1"})
     await conf.check()
     assert is_ours(conf.path.read_text())
+    conf.restore()
+    assert {one.name for one in tmp_path.iterdir()} == {"state"}
+    assert not list((tmp_path / "state").iterdir())
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664])
+async def test_the_mode_of_the_file_stays(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(ORIGINAL)
+    path.chmod(mode)
+    conf = keeper(path, {"198.51.100.1"})
+    await conf.check()
+    assert path.stat().st_mode & 0o7777 == mode
+    assert conf.saved.stat().st_mode & 0o7777 == 0o600
+    conf.restore()
+    assert (path.stat().st_mode & 0o7777, path.read_text()) == (mode, ORIGINAL)
+
+
+async def test_what_lies_beside_the_file_is_not_written_through(tmp_path: Path) -> None:
+    path, victim = tmp_path / "resolv.conf", tmp_path / "victim"
+    path.write_text(ORIGINAL)
+    victim.write_text("whole")
+    (tmp_path / ".resolv.conf.cairn").symlink_to(victim)
+    await keeper(path, {"198.51.100.1"}).check()
+    assert is_ours(path.read_text())
+    assert victim.read_text() == "whole"
+
+
+async def test_another_file_has_its_original_elsewhere(tmp_path: Path) -> None:
+    async def yes(address: str) -> bool:
+        return True
+
+    def of(name: str) -> ResolvConf:
+        path = tmp_path / name
+        return ResolvConf(path, tmp_path / "state" / saved_name(str(path)), ["127.0.0.1"], [], yes)
+
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(f"{ORIGINAL}# {name}\n")
+        await of(name).check()  # and is killed
+    for name in ("one", "two"):
+        of(name).restore()
+        assert (tmp_path / name).read_text() == f"{ORIGINAL}# {name}\n"
 
 
 @pytest.fixture
