@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -170,3 +171,4 @@ async def test_the_system_is_asked() -> None:
         await look_up("")
     with pytest.raises(UnicodeError):
         await look_up("x" * 64 + ".example")
+    await until(lambda: all(thread.name != "hosts" for thread in threading.enumerate()))
