@@ -8,6 +8,7 @@ Texts (environment, flags) may be numbers, booleans, durations, sizes, JSON, com
 or `file:///path`, as the original's flags are.
 """
 
+import difflib
 import json
 import os
 import types
@@ -33,6 +34,8 @@ Bytes = Annotated[int, Meta(ge=0, description="bytes", extra={"cairn": "size"})]
 Secret = Annotated[str, Meta(extra={"cairn": "secret"})]
 Port = Annotated[int, Meta(ge=0, le=65535, description="port")]
 
+#: How much alike two names are when one is probably the other, misspelt.
+NEAR = 0.85
 MAX_FILE_BYTES = 16 * 1024 * 1024
 
 
@@ -140,8 +143,8 @@ def load(
     ignore_prefixes: programs whose name begins like ours (`CAIRN_DNS_PROXY_`).
     flags: field name -> text.
     foreign_file: the file may be an original's, read as Go reads JSON: keys in any case, null for
-        the default, unknown ones ignored. Unknown keys with an underscore are misspelt ones of
-        ours, for Go's have none, and remain errors.
+        the default, unknown ones ignored. Unknown keys with an underscore that are nearly one of
+        ours are misspelt, and remain errors.
     """
     known = fields(struct)
     values: dict[str, Any] = {}
@@ -154,8 +157,10 @@ def load(
         for key, value in _read(path).items():
             name = key.lower() if foreign_file else key
             if name not in by_key:
-                if not foreign_file or "_" in key:
-                    raise ConfigError(str(path), f"unknown setting {shorten(key, 60)!r}")
+                near = difflib.get_close_matches(name[:60], by_key, 1, NEAR) if "_" in key else []
+                if not foreign_file or near:
+                    meant = f", did you mean {near[0]}?" if near else ""
+                    raise ConfigError(str(path), f"unknown setting {shorten(key, 60)!r}{meant}")
                 ignored.append(shorten(key, 60))
                 continue
             if foreign_file and value is None:

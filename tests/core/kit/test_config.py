@@ -143,8 +143,12 @@ def test_a_file_of_an_original_may_have_other_keys_and_nulls(tmp_path: Path) -> 
     loaded = load(Sample, program="cairn-sample", file=file, environ={}, foreign_file=True)
     assert (loaded.config.port, loaded.config.web_url, loaded.config.interval) == (80, "x", 1.0)
     assert loaded.ignored == ("email",)
+    file.write_text('{"some_application": {"key": 1}}')
+    assert load(
+        Sample, program="cairn-sample", file=file, environ={}, foreign_file=True
+    ).ignored == ("some_application",)
     file.write_text('{"log_levels": "info"}')
-    with pytest.raises(ConfigError, match="unknown setting 'log_levels'"):
+    with pytest.raises(ConfigError, match="unknown setting 'log_levels', did you mean log_level"):
         load(Sample, program="cairn-sample", file=file, environ={}, foreign_file=True)
 
 
