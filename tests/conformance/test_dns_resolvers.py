@@ -39,7 +39,9 @@ class Host:
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"\n"
-        self.enter = ("nsenter", "-t", str(self._process.pid), "--net", "--mount")
+        # --root: entering a mount namespace would leave a chroot in which the tests may live
+        target = ("-t", str(self._process.pid))
+        self.enter = ("nsenter", *target, "--net", "--mount", "--root", "--wd")
 
     def close(self) -> None:
         """End the namespaces."""
