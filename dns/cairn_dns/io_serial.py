@@ -5,6 +5,7 @@ not take them back, a number that they stay below is then kept on disk, raised i
 """
 
 import logging
+import os
 from pathlib import Path
 
 from cairn_core.errors import cause
@@ -50,7 +51,10 @@ class Serials:
             return
         new = self._file.with_name(self._file.name + ".new")
         try:
-            new.write_text(f"{self._limit}\n", encoding="ascii")
+            with new.open("w", encoding="ascii") as stream:
+                stream.write(f"{self._limit}\n")
+                stream.flush()
+                os.fsync(stream.fileno())
             new.replace(self._file)
         except OSError as error:
             log.error("serial not kept file=%s reason=%s", self._file, cause(error))
