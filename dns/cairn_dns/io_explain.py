@@ -34,4 +34,4 @@ async def _ask(servers: Sequence[str], name: str) -> tuple[str, dict[str, Any]]:
                 problems.append(f"{error} (is it cairn-dns?)")
             except CairnError as error:
                 problems.append(str(error))
-    raise Unavailable("; ".join(problems))
+    raise Unavailable("; ".join(problems) + " (start one of them, or name another with --server)")
