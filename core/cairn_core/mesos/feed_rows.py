@@ -4,6 +4,7 @@ A row is a msgpack array under a key that tells its type:
 
     task/<framework id>/<task id>   TaskRow        framework/<id>   FrameworkRow
     agent/<id>                      AgentRow       master/<id>      MasterRow
+    vip/<label>.<framework>         VipRow
 
 Fields are only ever added at the end, each with a default: readers and writers of different
 versions then understand each other.  The feed itself is in `cairn_core.kit.feed`.
@@ -17,7 +18,7 @@ from msgspec import Struct
 from cairn_core.errors import RemoteError, shorten
 from cairn_core.mesos.types import Task, TaskState, TaskStatus
 
-TASK, AGENT, FRAMEWORK, MASTER = "task/", "agent/", "framework/", "master/"
+TASK, AGENT, FRAMEWORK, MASTER, VIP = "task/", "agent/", "framework/", "master/", "vip/"
 
 #: Labels of a status in which containerizers tell an address, by the name DNS knows the source.
 ADDRESS_LABELS = {
@@ -58,7 +59,10 @@ class TaskRow(_Row, frozen=True):
     label_addresses: (source, address) of `ADDRESS_LABELS` in the same status.
     ports: inclusive ranges of the `ports` resource.
     discovery_name: None without discovery information; a name, possibly empty, with it.
-    healthy: None where nobody checks.
+    healthy: None where nobody checks, or nobody has yet.
+    vip_labels: the task's own labels whose key begins with `vip`, in any case.
+    docker_ports: (host port, container port, protocol) that the Docker containerizer maps.
+    health_checked: whether the executor was asked to check.
     """
 
     id: str
@@ -72,6 +76,9 @@ class TaskRow(_Row, frozen=True):
     discovery_name: str | None = None
     discovery_ports: tuple[PortRow, ...] = ()
     healthy: bool | None = None
+    vip_labels: tuple[tuple[str, str], ...] = ()
+    docker_ports: tuple[tuple[int, int, str], ...] = ()
+    health_checked: bool = False
 
     @property
     def key(self) -> str:
@@ -131,13 +138,30 @@ class MasterRow(_Row, frozen=True):
         return f"{MASTER}{self.id}"
 
 
-Row: TypeAlias = TaskRow | AgentRow | FrameworkRow | MasterRow
+class VipRow(_Row, frozen=True):
+    """The addresses of a named VIP, given once and recorded by the master.
 
-_KINDS: dict[str, type[TaskRow] | type[AgentRow] | type[FrameworkRow] | type[MasterRow]] = {
+    name: `<label>.<framework>`, normalised (`cairn_core.vips.names`).
+    """
+
+    name: str
+    ipv4: str
+    ipv6: str = ""
+
+    @property
+    def key(self) -> str:
+        """The row's key in the feed."""
+        return f"{VIP}{self.name}"
+
+
+Row: TypeAlias = TaskRow | AgentRow | FrameworkRow | MasterRow | VipRow
+
+_KINDS: dict[str, type[Row]] = {
     TASK: TaskRow,
     AGENT: AgentRow,
     FRAMEWORK: FrameworkRow,
     MASTER: MasterRow,
+    VIP: VipRow,
 }
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {prefix: msgspec.msgpack.Decoder(kind) for prefix, kind in _KINDS.items()}
@@ -214,4 +238,10 @@ def task_row(task: Task) -> TaskRow:
             for port in (discovery.ports.ports if discovery and discovery.ports else ())
         ),
         healthy=status.healthy if status is not None else None,
+        vip_labels=tuple(
+            (label.key, label.value or "")
+            for label in (task.labels.labels if task.labels is not None else ())
+            if label.key[:3].lower() == "vip"
+        ),
+        health_checked=task.health_check is not None,
     )
