@@ -13,8 +13,9 @@ from typing import Protocol
 
 from cairn_core.errors import cause
 from cairn_core.kit.backoff import Backoff
+from cairn_core.kit.messages import Messages, message
 
-from .control import ASK, STATS, Messages, decode_stats, message
+from .control import ASK, STATS, decode_stats
 from .stats import Stats
 
 log = logging.getLogger(__name__)

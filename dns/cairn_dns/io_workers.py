@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec.structs import replace
 
 from cairn_core.errors import Unavailable, cause
+from cairn_core.kit.messages import message
 
-from .control import SETTINGS, UPDATE, ServerSettings, encode_settings, message
+from .control import SETTINGS, UPDATE, ServerSettings, encode_settings
 from .io_tcp import bind_tcp
 from .io_udp import bind_udp
 from .io_worker import ENOUGH_BYTES, Worker

@@ -20,6 +20,8 @@ from time import perf_counter
 
 import uvloop
 
+from cairn_core.kit.messages import Messages, message
+
 from .answer import Answerer, Foreign
 from .compat import CompatAnswerer
 from .control import (
@@ -27,11 +29,9 @@ from .control import (
     SETTINGS,
     STATS,
     UPDATE,
-    Messages,
     ServerSettings,
     decode_settings,
     encode_stats,
-    message,
 )  # fmt: skip
 from .io_forward import Forwarder
 from .io_mmsg import Client

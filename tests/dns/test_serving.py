@@ -13,9 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from cairn_core.errors import Unavailable
+from cairn_core.kit.messages import Messages, message
 from cairn_dns import io_tcp, io_worker
 from cairn_dns.answer import Answerer, Foreign
-from cairn_dns.control import Messages, ServerSettings, message
+from cairn_dns.control import ServerSettings
 from cairn_dns.encode import Encoder, ZoneSettings
 from cairn_dns.io_mmsg import Client
 from cairn_dns.io_tcp import TcpLimits, TcpServer, bind_tcp
