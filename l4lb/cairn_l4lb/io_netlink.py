@@ -1,0 +1,73 @@
+"""A netlink socket for requests: sends some, and collects what the kernel answers."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterable
+
+from . import netlink
+from .netlink import Message
+
+SOL_NETLINK = 270
+ADD_MEMBERSHIP, NO_ENOBUFS, EXT_ACK, CAP_ACK = 1, 5, 11, 10
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
+#: A datagram of the kernel is never longer.
+_READ_BYTES = 1024 * 1024
+#: The kernel answers at once; whoever waits longer found a bug, seconds.
+_PATIENCE_S = 10.0
+
+
+class Netlink:
+    """A socket of one netlink family in the network namespace of the calling thread.
+
+    Not for several threads at a time.  Blocks for as long as the kernel works.
+    """
+
+    def __init__(self, family: int = netlink.NETFILTER, buffer_bytes: int = 4 << 20) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(SOL_NETLINK, CAP_ACK, 1)
+        force_buffers(self._socket, buffer_bytes)
+        self._socket.settimeout(_PATIENCE_S)
+        self._sequence = 0
+
+    def next_sequence(self) -> int:
+        """A sequence number for the next message, from 1."""
+        self._sequence = self._sequence % 0x7FFFFFFF + 1
+        return self._sequence
+
+    def request(self, message: bytes) -> list[Message]:
+        """Send one message, which has `ACK` or `DUMP` among its flags; what it is answered.
+
+        Raises OSError as the kernel says, Malformed, TimeoutError.
+        """
+        sequence = self.next_sequence()
+        # sequence numbers are ours, so that nobody reads the late answer of an earlier request
+        data = bytearray(message)
+        data[8:12] = sequence.to_bytes(4, sys.byteorder)
+        self._socket.send(data)
+        return list(self._answers(sequence))
+
+    def _answers(self, sequence: int) -> Iterable[Message]:
+        while True:
+            for found in netlink.messages(self._socket.recv(_READ_BYTES)):
+                if found.sequence != sequence:
+                    continue
+                if found.errno:
+                    raise OSError(found.errno, os.strerror(found.errno))
+                if found.kind in (netlink.ERROR, netlink.DONE):
+                    return
+                yield found
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+
+def force_buffers(sock: socket.socket, size: int) -> None:
+    """Have socket buffers of this many bytes, beyond the host's limit where we may."""
+    for forced, asked in ((SO_RCVBUFFORCE, socket.SO_RCVBUF), (SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, size)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, asked, size)
