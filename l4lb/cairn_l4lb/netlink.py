@@ -87,7 +87,7 @@ def attribute(kind: int, data: Buffer = b"") -> bytes:
     size = _ATTRIBUTE.size + len(data)
     if size > 0xFFFF:
         raise ValueError(f"attribute {kind} is too long: {len(data)} bytes")
-    return b"%b%b%b" % (_ATTRIBUTE.pack(size, kind), data, _PAD[size & 3])
+    return b"".join((_ATTRIBUTE.pack(size, kind), data, _PAD[size & 3]))
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
@@ -156,7 +156,7 @@ def messages(data: Buffer) -> Iterator[Message]:
 
 
 def attributes(data: Buffer, at: int = 0) -> Iterator[tuple[int, Buffer]]:
-    """Kind and value of all attributes from `at` on.  Raises Malformed for one that is not whole."""
+    """Kind and value of the attributes from `at` on.  Raises Malformed for one that is not whole."""
     end = len(data)
     while at < end:
         if end - at < _ATTRIBUTE.size:
