@@ -20,6 +20,7 @@ SHELL_PACKAGES = (
     "core/cairn_core/executor",  # a process of its own on the standard library
     "core/cairn_core/agent/containerizer",  # namespaces, cgroups, mounts
     "core/cairn_core/testing",  # fakes and fixtures
+    "l4lb/cairn_l4lb/testing",  # likewise
     "lab/cairn_lab",  # namespaces and processes
 )
 # `random` may be imported for the type: from random import Random

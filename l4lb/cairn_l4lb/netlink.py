@@ -156,7 +156,7 @@ def messages(data: Buffer) -> Iterator[Message]:
 
 
 def attributes(data: Buffer, at: int = 0) -> Iterator[tuple[int, Buffer]]:
-    """Kind and value of the attributes from `at` on.  Raises Malformed for one that is not whole."""
+    """Kind and value of the attributes from `at` on.  Raises Malformed for a cut one."""
     end = len(data)
     while at < end:
         if end - at < _ATTRIBUTE.size:
