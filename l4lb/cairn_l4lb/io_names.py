@@ -23,7 +23,7 @@ from .zones import ZONE, PushedZone, Record, records, with_name_server
 log = logging.getLogger(__name__)
 
 BASE = "http://dns-proxy"
-#: As the original (dcos/minuteman `src/minuteman_dns.erl`), a push that failed is tried again so soon.
+#: A push that failed is tried again so soon, as in dcos/minuteman `src/minuteman_dns.erl`.
 MAX_RETRY_S = 15.0
 MIN_RETRY_S = 0.1
 #: How often the proxy is asked whether it still has what it was told.

@@ -4,11 +4,15 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-ZONE = "l4lb.thisdcos.directory"
+from cairn_core.vips.names import ZONE
+
 #: Seconds that others may keep an answer; the originals' (dcos/minuteman `src/minuteman_dns.erl`).
 TTL = 5
 #: The proxy takes no more in one zone.
 MAX_RECORDS = 100_000
+
+
+__all__ = ["MAX_RECORDS", "TTL", "ZONE", "PushedZone", "Record", "records", "with_name_server"]
 
 
 class Record(Struct, frozen=True):
