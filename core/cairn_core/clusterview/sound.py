@@ -1,4 +1,4 @@
-"""Rows whose numbers are ports where they should be.
+"""Rows whose numbers are ports where they should be, and whose labels somebody may have written.
 
 JSON may hold any number; what leaves here can be written in any other form.  No I/O.
 """
@@ -14,6 +14,8 @@ from cairn_core.mesos.feed_rows import AgentRow, MasterRow, NetworkRow, PortRow,
 T = TypeVar("T")
 
 MAX_PORT = 65535
+#: Labels of one task that may declare VIPs; more is nothing anybody would write.
+MAX_LABELS = 256
 
 
 def sound(row: Row, skipped: "Counter[str]") -> Row:
@@ -22,9 +24,20 @@ def sound(row: Row, skipped: "Counter[str]") -> Row:
         ports = _kept(row.ports, _is_range, "range", skipped)
         discovery = _kept(row.discovery_ports, _is_port, "port", skipped)
         networks = tuple(_network(one, skipped) for one in row.networks)
-        if ports is row.ports and discovery is row.discovery_ports and networks == row.networks:
+        docker = _kept(row.docker_ports, _is_mapping, "portmapping", skipped)
+        if len(row.vip_labels) > MAX_LABELS:
+            skipped["label"] += len(row.vip_labels) - MAX_LABELS
+            row = replace(row, vip_labels=row.vip_labels[:MAX_LABELS])
+        if (
+            ports is row.ports
+            and discovery is row.discovery_ports
+            and networks == row.networks
+            and docker is row.docker_ports
+        ):
             return row
-        return replace(row, ports=ports, discovery_ports=discovery, networks=networks)
+        return replace(
+            row, ports=ports, discovery_ports=discovery, networks=networks, docker_ports=docker
+        )
     if isinstance(row, AgentRow | MasterRow) and not 0 <= row.port <= MAX_PORT:
         skipped["agent.port" if isinstance(row, AgentRow) else "master.port"] += 1
         return replace(row, port=0)

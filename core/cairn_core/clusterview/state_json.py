@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from cairn_core.errors import RemoteError, shorten
 from cairn_core.mesos.feed_rows import (
@@ -113,6 +113,14 @@ class _Resources(Struct, gc=False):
     ports: Any = None
 
 
+class _Docker(Struct, gc=False):
+    port_mappings: list[_PortMapping] = []
+
+
+class _TaskContainer(Struct, gc=False):
+    docker: _Docker | None = None
+
+
 class _Task(Struct, gc=False):
     id: str
     name: str
@@ -121,6 +129,10 @@ class _Task(Struct, gc=False):
     resources: _Resources | None = None
     statuses: list[_Status] = []
     discovery: _Discovery | None = None
+    labels: list[_Label] = []
+    container: _TaskContainer | None = None
+    #: Whatever it is: that there is one is all that counts.
+    health_check: Raw = Raw()
 
 
 class _Framework(Struct, gc=False):
@@ -280,7 +292,15 @@ def _task(framework_id: str, task: _Task) -> TaskRow:
         (discovery.name or "") if discovery is not None else None,
         tuple(map(_port, discovery.ports.ports)) if discovery and discovery.ports else (),
         status.healthy if status is not None else None,
+        tuple((x.key, x.value or "") for x in task.labels if x.key[:3].lower() == "vip"),
+        tuple((m.host_port, m.container_port, m.protocol or "") for m in _docker_ports(task)),
+        bytes(task.health_check) not in (b"", b"null"),
     )
+
+
+def _docker_ports(task: _Task) -> list[_PortMapping]:
+    docker = task.container.docker if task.container is not None else None
+    return docker.port_mappings if docker is not None else []
 
 
 def _network(info: _Network) -> NetworkRow:

@@ -20,12 +20,14 @@ from cairn_core.mesos.feed_rows import (
     FRAMEWORK,
     MASTER,
     TASK,
+    VIP,
     AgentRow,
     BadRow,
     FrameworkRow,
     MasterRow,
     Row,
     TaskRow,
+    VipRow,
     decode_row,
 )
 
@@ -37,7 +39,8 @@ STEP_ROWS = 500
 class Snapshot:
     """The whole cluster at one moment.  Tables are by key of the feed, in no order.
 
-    version: grows with each change, within one process.
+    version: grows with each change, within one process. vips: empty with a master that is not
+    ours, which gives no addresses.
     """
 
     version: int = 0
@@ -45,6 +48,7 @@ class Snapshot:
     agents: Map[str, AgentRow] = field(default_factory=Map)
     frameworks: Map[str, FrameworkRow] = field(default_factory=Map)
     masters: Map[str, MasterRow] = field(default_factory=Map)
+    vips: Map[str, VipRow] = field(default_factory=Map)
 
     @property
     def leader(self) -> MasterRow | None:
@@ -59,6 +63,10 @@ class Snapshot:
         """A framework by its id."""
         return self.frameworks.get(f"framework/{framework_id}")
 
+    def vip(self, name: str) -> VipRow | None:
+        """The addresses of a named VIP by its full name."""
+        return self.vips.get(f"vip/{name}")
+
     def row(self, key: str) -> Row | None:
         """Any row by its key."""
         name = _TABLES.get(_prefix(key))
@@ -67,13 +75,13 @@ class Snapshot:
 
     def rows(self) -> Iterable[tuple[str, Row]]:
         """All rows with their keys."""
-        for table in (self.masters, self.agents, self.frameworks, self.tasks):
-            yield from table.items()
+        for name in _TABLES.values():
+            yield from getattr(self, name).items()
 
     @property
     def size(self) -> int:
         """Number of rows."""
-        return len(self.masters) + len(self.agents) + len(self.frameworks) + len(self.tasks)
+        return sum(len(getattr(self, name)) for name in _TABLES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,7 @@ class ClusterView:
             elif old is not None and key not in held.keys:
                 gone[prefix].append(key)
         # Whether a task is held depends on its agent, and a framework on its tasks.
-        for key in gone[MASTER] + gone[AGENT]:
+        for key in gone[MASTER] + gone[AGENT] + gone[VIP]:
             edit.put(key, None)
         for key in gone[TASK]:
             task = edit.row(key)
@@ -305,7 +313,13 @@ class _Held:
         return gone
 
 
-_TABLES = {MASTER: "masters", AGENT: "agents", FRAMEWORK: "frameworks", TASK: "tasks"}
+_TABLES = {
+    MASTER: "masters",
+    AGENT: "agents",
+    FRAMEWORK: "frameworks",
+    VIP: "vips",
+    TASK: "tasks",
+}
 
 
 def _prefix(key: str) -> str:

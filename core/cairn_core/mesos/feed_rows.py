@@ -10,13 +10,14 @@ Fields are only ever added at the end, each with a default: readers and writers 
 versions then understand each other.  The feed itself is in `cairn_core.kit.feed`.
 """
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from cairn_core.errors import RemoteError, shorten
-from cairn_core.mesos.types import Task, TaskState, TaskStatus
+from cairn_core.mesos.types import DiscoveryInfo, Label, Task, TaskState, TaskStatus
 
 TASK, AGENT, FRAMEWORK, MASTER, VIP = "task/", "agent/", "framework/", "master/", "vip/"
 
@@ -199,6 +200,7 @@ def task_row(task: Task) -> TaskRow:
     container = status.container_status if status is not None else None
     labels = status.labels.labels if status is not None and status.labels is not None else ()
     discovery = task.discovery
+    docker = task.container.docker if task.container is not None else None
     return TaskRow(
         id=task.task_id.value,
         name=task.name,
@@ -228,20 +230,34 @@ def task_row(task: Task) -> TaskRow:
             for span in resource.ranges.range
         ),
         discovery_name=(discovery.name or "") if discovery is not None else None,
-        discovery_ports=tuple(
-            PortRow(
-                port.number,
-                port.name or "",
-                port.protocol or "",
-                tuple((x.key, x.value or "") for x in (port.labels.labels if port.labels else ())),
-            )
-            for port in (discovery.ports.ports if discovery and discovery.ports else ())
-        ),
+        discovery_ports=discovery_ports(discovery),
         healthy=status.healthy if status is not None else None,
-        vip_labels=tuple(
-            (label.key, label.value or "")
-            for label in (task.labels.labels if task.labels is not None else ())
-            if label.key[:3].lower() == "vip"
+        vip_labels=vip_labels(task.labels.labels if task.labels is not None else ()),
+        docker_ports=tuple(
+            (m.host_port, m.container_port, m.protocol or "")
+            for m in (docker.port_mappings if docker is not None else ())
         ),
         health_checked=task.health_check is not None,
+    )
+
+
+def vip_labels(labels: Iterable[Label]) -> tuple[tuple[str, str], ...]:
+    """`TaskRow.vip_labels` of all labels of a task."""
+    return tuple(
+        (label.key, label.value or "") for label in labels if label.key[:3].lower() == "vip"
+    )
+
+
+def discovery_ports(discovery: DiscoveryInfo | None) -> tuple[PortRow, ...]:
+    """`TaskRow.discovery_ports` of a task's discovery information."""
+    if discovery is None or discovery.ports is None:
+        return ()
+    return tuple(
+        PortRow(
+            port.number,
+            port.name or "",
+            port.protocol or "",
+            tuple((x.key, x.value or "") for x in (port.labels.labels if port.labels else ())),
+        )
+        for port in discovery.ports.ports
     )

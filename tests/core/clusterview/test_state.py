@@ -41,7 +41,13 @@ STATE: dict[str, Any] = {
                  "network_infos": [{"ip_addresses": [{"ip_address": "9.0.0.1"}]}]}}],
              "discovery": {"name": "web", "visibility": "CLUSTER", "ports": {"ports": [
                  {"number": 80, "name": "http", "protocol": "tcp"},
-                 {"number": 81, "name": "admin"}]}}},
+                 {"number": 81, "name": "admin"}]}},
+             "labels": [{"key": "vip_PORT0", "value": "tcp://1.2.3.4:80"},
+                        {"key": "owner", "value": "me"}, {"key": "VIP_0"}],
+             "container": {"type": "DOCKER", "docker": {"image": "x", "port_mappings": [
+                 {"host_port": 31000, "container_port": 80, "protocol": "tcp"},
+                 {"host_port": 31001, "container_port": 81}]}},
+             "health_check": {"http": {"port": 80}}},
             {"id": "db.1", "name": "db", "slave_id": "S1", "state": "TASK_RUNNING"},
         ],
     }],
@@ -52,6 +58,8 @@ FRAMEWORK = FrameworkRow("F", "marathon", "h", "s@10.0.0.4:1")
 WEB = TaskRow(
     "web.1", "web", "F", "S0", "TASK_RUNNING", (NetworkRow("", ("9.0.0.1",)),), (),
     ((31000, 31001),), "web", (PortRow(80, "http", "tcp"), PortRow(81, "admin")),
+    vip_labels=(("vip_PORT0", "tcp://1.2.3.4:80"), ("VIP_0", "")),
+    docker_ports=((31000, 80, "tcp"), (31001, 81, "")), health_checked=True,
 )  # fmt: skip
 DB = TaskRow("db.1", "db", "F", "S1", "TASK_RUNNING")
 ALL = [MASTER, *AGENTS, FRAMEWORK, WEB, DB]
@@ -157,6 +165,22 @@ def test_an_odd_part_takes_nothing_else_with_it(
     told = read_state(changed(change))
     assert told.rows == rows
     assert told.skipped == skipped
+
+
+def test_what_is_no_port_mapping_and_too_many_labels_are_left_out() -> None:
+    def spoil(state: dict[str, Any]) -> None:
+        mappings = web(state)["container"]["docker"]["port_mappings"]
+        mappings[1]["host_port"] = 65536
+        mappings.append({"host_port": 1})
+        web(state)["labels"] = [{"key": f"VIP_{n}", "value": "a:1"} for n in range(300)]
+        web(state)["health_check"] = None
+
+    told = read_state(changed(spoil))
+    row = next(row for row in told.rows if isinstance(row, TaskRow) and row.id == "web.1")
+    assert row.docker_ports == ((31000, 80, "tcp"),)
+    assert len(row.vip_labels) == 256
+    assert not row.health_checked
+    assert told.skipped == {"portmapping": 2, "label": 44}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from cairn_core.mesos.feed_rows import (
     PortRow,
     Row,
     TaskRow,
+    VipRow,
     decode_row,
     encode_row,
     task_row,
@@ -28,6 +29,7 @@ MASTER = MasterRow("m1", "master1", "127.0.0.1", leads=True)
 AGENT = AgentRow("S0", "agent1", "127.0.0.2")
 FRAMEWORK = FrameworkRow("F", "marathon")
 TASK = TaskRow("web.1", "web", "F", "S0", "TASK_RUNNING", ports=((31000, 31001),))
+ADDRESS = VipRow("web.marathon", "11.0.0.1", "fd01:c::1")
 EVERYTHING: list[Row] = [MASTER, AGENT, FRAMEWORK, TASK]
 
 
@@ -53,6 +55,19 @@ def test_a_snapshot_shows_the_rows_and_is_not_changed_later(view: ClusterView) -
     assert view.snapshot.agents is before.agents
     assert view.snapshot.version == before.version + 1
     assert view.apply({TASK.key: failed}) is None
+
+
+def test_addresses_of_names_come_and_go(view: ClusterView) -> None:
+    view.apply({ADDRESS.key: ADDRESS})
+    assert view.snapshot.vip("web.marathon") == ADDRESS
+    assert view.snapshot.vip("db.marathon") is None
+    assert view.snapshot.row(ADDRESS.key) == ADDRESS
+    assert dict(view.snapshot.rows()) == {row.key: row for row in [*EVERYTHING, ADDRESS]}
+    assert view.snapshot.size == 5
+    # The registry outlives a master: what the new one does not have is gone.
+    changes = view.replace(EVERYTHING, new_epoch=True)
+    assert changes is not None
+    assert changes.rows == {ADDRESS.key: (ADDRESS, None)}
 
 
 def test_tasks_of_agents_that_are_awaited_are_held_after_a_failover(view: ClusterView) -> None:
