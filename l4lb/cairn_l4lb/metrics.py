@@ -1,0 +1,185 @@
+"""Metrics of `cairn-l4lb` for Prometheus.
+
+`l4lb_...` are those of dcos-net's registry `l4lb`, by which dashboards of DC/OS know them
+(`apps/dcos_l4lb/src/dcos_l4lb_metrics.erl`); `cairn_l4lb_...` are ours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from prometheus_client import Histogram
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from cairn_core.kit.metrics import Metrics
+
+from .channel import LATENCY_BOUNDS_S
+from .model import BackendKey, Service, Vip
+from .shapes import full_name, key_of
+from .stats import Stats, totals
+
+#: Where the cluster may be known from.
+SOURCES = ("feed", "stream", "poll", "disk", "none")
+#: VIPs with lines of their own, the busiest first; a label has a bounded number of values.
+MAX_VIPS = 500
+#: Counts of the steering process that have better texts than their names.
+_TEXTS = {
+    "observed_conns": "connections seen by conntrack events",
+    "successes": "connections that were answered",
+    "timeouts": "connections that were not answered in time",
+    "refusals": "connections that a backend refused",
+    "failovers": "connections that went to another backend after the first did not answer",
+    "retried_refusals": "refusals that no client saw, for another backend was tried",
+    "hedges": "connections that went to another backend as well",
+    "no_backend": "connections refused for want of a backend",
+}
+
+
+class Shown(Protocol):
+    """What is exported."""
+
+    @property
+    def services(self) -> Mapping[Vip, Service]: ...
+
+    @property
+    def stats(self) -> Stats: ...
+
+    def unreachable_nodes(self) -> int: ...
+
+    def own_addresses(self) -> frozenset[str]: ...
+
+    def gauges(self) -> Mapping[str, tuple[float, str]]:
+        """More figures that go up and down: name -> (value, text)."""
+        ...
+
+    def counts(self) -> Mapping[str, tuple[float, str]]:
+        """More figures that only grow, likewise; names end in `_total`."""
+        ...
+
+
+class L4lbMetrics:
+    """All metrics of the daemon."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics("l4lb", foreign=("l4lb_",))
+        self.applied: Histogram = self.metrics.histogram(
+            "change_to_applied_seconds",
+            "from the arrival of a change until the kernel and the steering process have it",
+        )
+        self.kernel: Histogram = self.metrics.histogram(
+            "l4lb_ipset_duration_seconds", "one change of the kernel"
+        )
+
+    def watch(self, shown: Shown) -> None:
+        """Export tables and counts."""
+        self.metrics.registry.register(_Tables(shown))
+
+    def watch_source(self, kind: Callable[[], str], age_s: Callable[[], float]) -> None:
+        """Export where the cluster is known from, and how old that is."""
+        age = self.metrics.gauge("data_age_seconds", "how old what we know of the cluster is")
+        age.set_function(age_s)
+        info = self.metrics.gauge(
+            "source_info", "1 for where the cluster is known from", labels=("kind",)
+        )
+        for one in SOURCES:
+            info.labels(one).set_function(lambda one=one: float(kind() == one))  # type: ignore[misc]
+
+
+class _Tables(Collector):
+    def __init__(self, shown: Shown) -> None:
+        self._shown = shown
+
+    def collect(self) -> Iterator[Metric]:
+        """Families of what is there now."""
+        yield from self._table()
+        stats = self._shown.stats
+        for name, count in sorted(stats.counters().items()):
+            text = _TEXTS.get(name, f"counted by the steering process: {name.replace('_', ' ')}")
+            yield CounterMetricFamily(f"cairn_l4lb_{name}_total", text, count)
+        yield _latency(*totals(stats.backends.values()))
+        yield from self._by_vip()
+        for name, (value, text) in self._shown.gauges().items():
+            yield GaugeMetricFamily(f"cairn_l4lb_{name}", text, value)
+        for name, (value, text) in self._shown.counts().items():
+            yield CounterMetricFamily(f"cairn_l4lb_{name}", text, value)
+
+    def _table(self) -> Iterator[Metric]:
+        services, own = self._shown.services, self._shown.own_addresses()
+        backends: set[BackendKey] = set()
+        unreachable: set[BackendKey] = set()
+        local: set[BackendKey] = set()
+        vips = unreachable_vips = local_vips = drained = 0
+        for service in services.values():
+            vips += 1
+            reachable = False
+            here = False
+            for one in service.backends:
+                key = key_of(service.vip, one)
+                backends.add(key)
+                reachable |= one.reachable
+                drained += one.weight == 0
+                if not one.reachable:
+                    unreachable.add(key)
+                if one.agent_address in own:
+                    local.add(key)
+                    here = True
+            unreachable_vips += bool(service.backends) and not reachable
+            local_vips += here
+        for name, text, value in (
+            ("l4lb_vips", "VIPs", vips),
+            ("l4lb_backends", "different backends", len(backends)),
+            ("l4lb_local_vips", "VIPs with a backend on this host", local_vips),
+            ("l4lb_local_backends", "backends on this host", len(local)),
+            ("l4lb_unreachable_vips", "VIPs without a reachable backend", unreachable_vips),
+            ("l4lb_unreachable_backends", "backends on lost hosts", len(unreachable)),
+            ("l4lb_unreachable_nodes", "lost hosts", self._shown.unreachable_nodes()),
+            ("cairn_l4lb_drained_backends_count", "backends without new connections", drained),
+            (
+                "cairn_l4lb_closed_backends_count",
+                "backends closed after failures",
+                len(self._shown.stats.closed),
+            ),
+            (
+                "cairn_l4lb_kernel_vips_count",
+                "VIPs that the kernel decides for now",
+                len(self._shown.stats.promoted),
+            ),
+        ):
+            yield GaugeMetricFamily(name, text, value)
+
+    def _by_vip(self) -> Iterator[Metric]:
+        services, stats = self._shown.services, self._shown.stats
+        ranked = sorted(stats.vips.items(), key=lambda one: -one[1].picks)[:MAX_VIPS]
+        labels = ("protocol", "vip", "name")
+        picks = CounterMetricFamily(
+            "cairn_l4lb_vip_picks_total", "new connections of a VIP", labels=labels
+        )
+        refused = CounterMetricFamily(
+            "cairn_l4lb_vip_refused_total", "of these refused for want of a backend", labels=labels
+        )
+        for vip, one in ranked:
+            service = services.get(vip)
+            if service is not None:
+                values = (vip.protocol, vip.text, full_name(service) if service.name else "")
+                picks.add_metric(values, one.picks)
+                refused.add_metric(values, one.refused)
+        yield picks
+        yield refused
+
+
+def _latency(counts: list[int], sum_s: float) -> HistogramMetricFamily:
+    buckets, below = [], 0
+    for bound, count in zip((*LATENCY_BOUNDS_S, "+Inf"), counts, strict=True):
+        below += count
+        buckets.append((str(bound), float(below)))
+    return HistogramMetricFamily(
+        "cairn_l4lb_connect_seconds",
+        "from a SYN to the first answer of the backend",
+        buckets=buckets,
+        sum_value=sum_s,
+    )
