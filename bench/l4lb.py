@@ -78,13 +78,13 @@ def saturated(ways: Sequence[Way], plan: Plan, server: Talker, figures: Figures)
 def calm(ways: Sequence[Way], plan: Plan, figures: Figures) -> None:
     """At fixed rates."""
     for way in ways:
-        load = way.client.connect("threads", 2, "seconds", plan.calm_seconds, "rate", 500)
+        load = way.client.connect("seconds", plan.calm_seconds, "rate", 500)
         figures.add(way.name, "p50_us", load["p50_us"])
         figures.add(way.name, "p99_us", load["p99_us"])
         figures.add(way.name, "failures", load["failures"])
     for way in ways:
         busy, steer = busy_s(), way.steer_cpu_s()
-        load = way.client.connect("threads", 2, "seconds", plan.calm_seconds, "rate", 4000)
+        load = way.client.connect("seconds", plan.calm_seconds, "rate", 4000)
         made = max(1, load["connections"])
         figures.add(way.name, "cpu_us", (busy_s() - busy) * 1e6 / made)
         figures.add(way.name, "steer_cpu_us", (way.steer_cpu_s() - steer) * 1e6 / made)
