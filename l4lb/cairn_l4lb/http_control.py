@@ -3,7 +3,7 @@
     GET    /v1/drains                       {"drained": [...]}
     PUT    /v1/drains   {"target": "10.0.0.1:31000"}    a backend, a host's address, or a task's id
     DELETE /v1/drains   {"target": ...}
-    POST   /v1/uninstall                    everything of ours leaves the kernel; then we end
+    POST   /v1/uninstall                    everything of ours leaves the kernel until a restart
 
 What was answered with 200 is on disk and holds.
 """
