@@ -1,0 +1,117 @@
+"""The rules of iptables and ip6tables, and how those that are there become them: pure.
+
+    raw     PREROUTING, OUTPUT   a SYN to a VIP of TCP -> the queues
+    mangle  PREROUTING, OUTPUT   a first datagram to a VIP of UDP -> the queues, after conntrack
+    mangle  INPUT, FORWARD       a RST that answers a SYN -> the queues.  Its destination is the
+                                 client again, its source still the backend.
+    filter  OUTPUT, FORWARD      what still has a VIP as destination found no backend -> REJECT
+
+The first and last are the original's (dcos/minuteman src/iptables.erl) but for the answer and the
+bypass, see `KernelSettings`.  A rule is ours when it names one of our sets and has one of our two
+targets, or when its comment is our name.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from .rules import SETS, KernelSettings
+
+#: Comment of rules that name none of the sets.
+COMMENT = "cairn-l4lb"
+TABLES = ("raw", "mangle", "filter")
+_SYN = "--tcp-flags FIN,SYN,RST,ACK SYN"
+_OURS = re.compile(
+    rf"--match-set (?:{'|'.join(map(re.escape, SETS.values()))}) .*-j (?:NFQUEUE|REJECT)\b"
+    rf'|--comment "?{COMMENT}"?(?: |$)'
+)
+
+
+class Rule(NamedTuple):
+    """A rule as `iptables -S` prints it.  text: what comes after the chain."""
+
+    ipv6: bool
+    table: str
+    chain: str
+    text: str
+
+
+def desired(settings: KernelSettings) -> list[Rule]:
+    """All our rules."""
+    return [
+        rule
+        for ipv6 in ((False, True) if settings.ipv6 else (False,))
+        for rule in _of(settings, ipv6)
+    ]
+
+
+def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
+    first, last = settings.queues
+    queue = f"-j NFQUEUE --queue-{f'balance {first}:{last}' if first < last else f'num {first}'}"
+    if settings.queue_bypass:
+        queue += " --queue-bypass"
+    icmp = "icmp6-port-unreachable" if ipv6 else "icmp-port-unreachable"
+    reset = "tcp-reset" if settings.reject == "tcp-reset" else icmp
+    syn = f"-p tcp -m set --match-set {SETS[ipv6, 'tcp']} dst,dst -m tcp {_SYN}"
+    datagram = f"-p udp -m set --match-set {SETS[ipv6, 'udp']} dst,dst"
+    for chain in ("OUTPUT", "PREROUTING"):
+        yield Rule(ipv6, "raw", chain, f"{syn} {queue}")
+        first_one = f"{datagram} -m conntrack ! --ctstatus CONFIRMED"
+        # nobody else waits for UDP, so here nothing is lost without us
+        bypass = queue if settings.queue_bypass else f"{queue} --queue-bypass"
+        yield Rule(ipv6, "mangle", chain, f"{first_one} {bypass}")
+    if settings.retry_refused:
+        mask = settings.mark_mask
+        for chain in ("INPUT", "FORWARD"):
+            yield Rule(
+                ipv6, "mangle", chain,
+                f"-p tcp -m connmark ! --mark 0x0/{mask:#x} -m conntrack --ctdir REPLY "
+                "! --ctstatus ASSURED -m tcp --tcp-flags RST RST "
+                f"-m comment --comment {COMMENT} {bypass}",
+            )  # fmt: skip
+    for chain in ("OUTPUT", "FORWARD"):
+        yield Rule(ipv6, "filter", chain, f"{syn} -j REJECT --reject-with {reset}")
+        yield Rule(ipv6, "filter", chain, f"{datagram} -j REJECT --reject-with {icmp}")
+
+
+def parse(saved: str, ipv6: bool, table: str) -> list[Rule]:
+    """The rules of ours in what `iptables -t TABLE -S` printed."""
+    result = []
+    for line in saved.splitlines():
+        if line.startswith("-A ") and _OURS.search(line):
+            _, chain, text = line.split(" ", 2)
+            result.append(Rule(ipv6, table, chain, text.strip()))
+    return result
+
+
+def changes(actual: Sequence[Rule], wanted: Sequence[Rule]) -> list[tuple[str, Rule]]:
+    """`-D` and `-I` with rules, so that each wanted one is there once, and no other of ours."""
+    left = list(wanted)
+    result = []
+    for rule in actual:
+        if rule in left:
+            left.remove(rule)
+        else:
+            result.append(("-D", rule))
+    return result + [("-I", rule) for rule in left]
+
+
+def restore(commands: Iterable[tuple[str, Rule]]) -> dict[bool, str]:
+    """The input of `iptables-restore -n` and of `ip6tables-restore -n` (True) for `changes`."""
+    result: dict[bool, str] = {}
+    by_table: dict[tuple[bool, str], list[str]] = {}
+    for command, rule in commands:
+        position = "1 " if command == "-I" else ""
+        by_table.setdefault((rule.ipv6, rule.table), []).append(
+            f"{command} {rule.chain} {position}{rule.text}"
+        )
+    for (ipv6, table), lines in by_table.items():
+        result[ipv6] = result.get(ipv6, "") + "\n".join((f"*{table}", *lines, "COMMIT", ""))
+    return result
+
+
+def command_line(command: str, rule: Rule) -> str:
+    """A change as somebody would type it."""
+    position = "1 " if command == "-I" else ""
+    program = "ip6tables" if rule.ipv6 else "iptables"
+    return f"{program} -t {rule.table} {command} {rule.chain} {position}{rule.text}"
