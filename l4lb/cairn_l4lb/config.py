@@ -6,7 +6,7 @@ DC/OS `config.yaml`) are spelled as there; their durations are whole millisecond
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -175,6 +175,8 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.private_ip:
             _address("private_ip", self.private_ip, None)
         _address("api_listen_ip", self.api_listen_ip, None)
+        for text in self.host_networks:
+            _network(text)
         first, last = self.queue
         if not 0 <= first <= last <= 65535:
             raise ValueError(f"queue: not first and last number of queues: {first}, {last}")
@@ -255,6 +257,13 @@ def _address(name: str, text: str, version: int | None) -> int:
         kind = "IP" if version is None else f"IPv{version}"
         raise ValueError(f"{name}: not an {kind} address: {shorten(text, 60)!r}")
     return int(address)
+
+
+def _network(text: str) -> None:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"host_networks: not a network: {shorten(text, 60)!r}") from None
 
 
 def _contiguous(mask: int) -> bool:
