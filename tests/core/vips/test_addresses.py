@@ -78,18 +78,14 @@ def test_a_collision_takes_the_next_one_and_first_come_stays() -> None:
 def test_out_of_addresses() -> None:
     span = AddressRange("11.0.0.0", "11.0.0.5", "nfq")
     addresses = Addresses(span, DEFAULT_IPV6)
-    first = addresses.give("a.marathon")
-    while (at := len(addresses)) < 4:
-        addresses.give(f"n{at}.marathon")
-    # One of the five may be where the search for a name begins, which is not tried.
-    with pytest.raises(OutOfAddresses, match=r"no address of 11\.0\.0\.0 to 11\.0\.0\.5"):
-        all(addresses.give(f"m{n}.marathon") for n in range(2))
-    known = set(addresses)
-    with pytest.raises(OutOfAddresses):
+    for number in range(5):
+        assert addresses.adopt(f"n{number}.marathon", f"11.0.0.{number}")
+    with pytest.raises(OutOfAddresses, match=r"of 11\.0\.0\.0 to 11\.0\.0\.5 is free .*late"):
         addresses.give("late.marathon")
-    assert set(addresses) == known, "the family that had some got none either"
-    addresses.release("a.marathon")
-    assert addresses.give("a.marathon") == first
+    assert addresses.of("late.marathon") is None, "nor one of the other family"
+    free = span.text(next(iter(candidates(span, "late.marathon"))))
+    addresses.release(addresses.name_of(free) or "")
+    assert addresses.give("late.marathon").ipv4 == free
 
 
 def test_recorded_addresses_hold_whatever_the_range_is_now() -> None:
