@@ -1,0 +1,519 @@
+"""The steering process's rules as one object; see the package."""
+
+from collections import OrderedDict
+from random import Random
+
+from cairn_l4lb.channel import Answer, BackendReport, Question, Report, SteerSettings, Update
+from cairn_l4lb.choose import Reason, another, took
+from cairn_l4lb.ewma import PeakEwma
+from cairn_l4lb.health import JITTER, Gate
+from cairn_l4lb.members import Decision, State
+from cairn_l4lb.model import BackendKey, Service, Vip
+
+from . import explain
+from .flows import ANSWERED, MAX_FLOWS, TCP, UDP, WAITING, Flow, Flows
+from .promotion import SAMPLE
+from .vips import Place, VipState, destination
+
+#: Kinds of conntrack events, as `event` takes them.
+NEW, UPDATED, DESTROYED = 0, 1, 2
+#: CTA_STATUS: the backend answered.
+SEEN_REPLY = 2
+#: A SYN that comes again so soon is the same one by another way, not the client's next try.
+DUPLICATE_S = 0.15
+#: Seconds between two looks at rates and shares.
+BEAT_S = 0.25
+#: Hedges are at most this share of the connections, else they would add to what makes all slow.
+HEDGE_SHARE, HEDGE_BURST = 0.1, 20.0
+#: Backends and VIPs that left and whose counts are kept, should they come back.
+MAX_LEFT = 10_000
+COUNTERS = (
+    "observed_conns", "successes", "timeouts", "refusals", "failovers", "retried_refusals",
+    "hedges", "no_backend", "unknown_vip", "probes", "reachable_open_backend", "open_backend",
+    "other_backend", "forgotten_flows", "promoted",
+)  # fmt: skip
+_KINDS = ("reachable_open_backend", "open_backend", "other_backend")
+
+
+class Steering:
+    """All VIPs of this host, their backends' health, and the connections that wait for an answer.
+
+    A flow is source address, destination address, source port and destination port as on the wire
+    and as the client sent them: 12 bytes for IPv4, 36 for IPv6.
+
+    Invariant: a backend's `pending` is the number of flows that wait for it.
+    """
+
+    def __init__(self, settings: SteerSettings, rng: Random, now: float) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._place = _place(settings)
+        self._vips: dict[Vip, VipState] = {}
+        self._by_destination: dict[int, dict[bytes, VipState]] = {TCP: {}, UDP: {}}
+        self._states: dict[BackendKey, State] = {}
+        self._by_source: dict[int, dict[bytes, State]] = {TCP: {}, UDP: {}}
+        self._left: OrderedDict[BackendKey, State] = OrderedDict()
+        self._left_vips: OrderedDict[Vip, tuple[int, int, int]] = OrderedDict()
+        self._flows = Flows()
+        self._counters = dict.fromkeys(COUNTERS, 0)
+        self._dirty: list[State] = []
+        self._dirty_vips: list[VipState] = []
+        self._busy: set[VipState] = set()
+        self._urgent = False
+        self._beat = now
+        self._hedge_credit = HEDGE_BURST
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a backend opened or closed since the last report."""
+        return self._urgent
+
+    def due(self) -> float | None:
+        """When `tick` has something to do; None: not before the next packet or event."""
+        return self._flows.due()
+
+    # --- the table -------------------------------------------------------------------------------
+
+    def configure(self, settings: SteerSettings, now: float) -> None:
+        """Go on with other settings; what is known is kept."""
+        self._settings = settings
+        self._place = _place(settings)
+        for vip in self._vips.values():
+            self._serve(vip, vip.service, now)
+
+    def update(self, update: Update, now: float) -> None:
+        """Serve what it says.  Costs what changed; backends that stay keep their health."""
+        gone: set[Vip] = set(update.gone)
+        if update.whole:
+            gone |= self._vips.keys() - {service.vip for service in update.services}
+        for key in gone - {service.vip for service in update.services}:
+            if vip := self._vips.get(key):
+                self._remove(vip, now)
+        for service in update.services:
+            known = self._vips.get(service.vip)
+            if known is None:
+                known = self._vips[service.vip] = VipState(service)
+                counts = self._left_vips.pop(service.vip, (0, 0, 0))
+                known.picks, known.refused, known.failovers = counts
+                protocol = TCP if service.vip.protocol == "tcp" else UDP
+                place = destination(service.vip.address, service.vip.port)
+                self._by_destination[protocol][place] = known
+            elif known.service == service:
+                continue
+            self._serve(known, service, now)
+
+    def _serve(self, vip: VipState, service: Service, now: float) -> None:
+        vip.service = service
+        vip.configure(self._settings)
+        protocol = service.vip.protocol
+        states: list[State] = []
+        for backend in service.backends:
+            key: BackendKey = (protocol, backend.address, backend.port)
+            state = self._states.get(key)
+            if state is None:
+                state = self._left.pop(key, None) or State(protocol, backend, now)
+                # whatever listens there now is another one: of what was, counts are kept alone
+                state.gate, state.ewma = Gate(), PeakEwma(now)
+                self._states[key] = state
+                self._by_source[TCP if protocol == "tcp" else UDP][state.source] = state
+                self._tell(state)
+            states.append(state)
+        self._leave(vip.serve(service, states, self._place, now))
+        self._tell_vip(vip)
+        if vip.mode == "kernel" or vip.promotion.promoted:
+            self._busy.add(vip)
+
+    def _remove(self, vip: VipState, now: float) -> None:
+        key = vip.service.vip
+        self._leave(vip.serve(Service(key), (), self._place, now))
+        vip.promotion.slots = ()
+        vip.sticky.clear()
+        self._tell_vip(vip)
+        self._busy.discard(vip)
+        del self._vips[key]
+        protocol = TCP if key.protocol == "tcp" else UDP
+        del self._by_destination[protocol][destination(key.address, key.port)]
+        self._left_vips[key] = (vip.picks, vip.refused, vip.failovers)
+        if len(self._left_vips) > MAX_LEFT:
+            self._left_vips.popitem(last=False)
+
+    def _leave(self, states: list[State]) -> None:
+        """Backends that a VIP has no more: those that no other has are forgotten but for counts."""
+        for state in states:
+            if state.watchers or self._states.get(state.key) is not state:
+                continue
+            del self._states[state.key]
+            del self._by_source[TCP if state.key[0] == "tcp" else UDP][state.source]
+            state.gate = Gate()
+            self._tell(state)
+            self._left[state.key] = state
+            if len(self._left) > MAX_LEFT:
+                self._left.popitem(last=False)
+
+    # --- connections -----------------------------------------------------------------------------
+
+    def packet(self, protocol: int, flow: bytes, seq: int, now: float) -> Decision | None:
+        """The backend for a SYN (6) or a first datagram (17, any seq).
+
+        None: no such VIP, or no backend that may have it; it goes on unmarked.
+        """
+        place = flow[4:8] + flow[10:] if len(flow) == 12 else flow[16:32] + flow[34:]
+        vip = self._by_destination.get(protocol, {}).get(place)
+        if vip is None:
+            self._counters["unknown_vip"] += 1
+            return None
+        flows = self._flows
+        known = flows.of(protocol).get(flow)
+        pinned = None
+        if known is not None:
+            if known.vip is vip and self._same(known, seq):
+                return self._again(known, now)
+            if protocol == TCP and known.stage != ANSWERED:
+                # the kernel's entry of an unanswered SYN leads to the backend of that one
+                pinned = known.member.state.source
+            self._settle(known)
+            flows.forget(known)
+        client = flow[:4] if len(flow) == 12 else flow[:16]
+        reason = self._choose(vip, client, now)
+        vip.picks += 1
+        vip.promotion.seen += 1
+        if not vip.dirty:
+            self._tell_vip(vip)
+        if reason is None:
+            vip.refused += 1
+            self._counters["no_backend"] += 1
+            return None
+        member = reason[1]
+        vip.note(client, reason, now)
+        self._counters["observed_conns"] += 1
+        started = Flow(protocol, flow, vip, member, seq, now)
+        started.replaced = pinned
+        self._add(started)
+        self._wait(started, now)
+        if vip.hedge_s:
+            self._hedge_credit = min(self._hedge_credit + HEDGE_SHARE, HEDGE_BURST)
+            flows.hedge(started, now + vip.hedge_s)
+        return member.decision if pinned is None else member.other
+
+    def refused(self, flow: bytes, now: float) -> Decision | None:
+        """An RST came for an unanswered SYN: who else to try; None: let the client have it."""
+        known = self._flows.tcp.get(flow)
+        if known is None or known.stage == ANSWERED:
+            return None
+        self._counters["refusals"] += 1
+        self._failed(known, now)
+        if self._settings.retry_refused:
+            decision = self._move(known, "refused", now)
+            if decision is not None:
+                self._counters["retried_refusals"] += 1
+                return decision
+        self._flows.forget(known)
+        return None
+
+    def event(
+        self, kind: int, protocol: int, flow: bytes, reply_source: bytes, status: int, now: float
+    ) -> None:
+        """Conntrack says NEW, UPDATED or DESTROYED of a flow with our mark.
+
+        flow: its original direction. reply_source: address and port, 6 or 18 bytes, that the reply
+        comes from, which is the backend. status: CTA_STATUS.
+        """
+        sources = self._by_source.get(protocol)
+        if sources is None:
+            return
+        known = self._flows.of(protocol).get(flow)
+        if kind == UPDATED and status & SEEN_REPLY:
+            if known is not None:
+                self._answered(known, reply_source, now)
+            elif state := sources.get(reply_source):
+                self._succeeded(state, None, 1, now)
+        elif kind == DESTROYED:
+            if known is not None:
+                self._ended(known, reply_source, status, now)
+            elif protocol == TCP and not status & SEEN_REPLY and reply_source in sources:
+                self._fail(sources[reply_source], 1, None, now)
+        elif kind == NEW and (known is None or known.stage != WAITING):
+            self._kernel_chose(protocol, flow, reply_source, now)
+
+    def tick(self, now: float) -> list[tuple[bytes, Decision]]:
+        """Take note of time; flows whose SYN is to be sent again to another backend, with it.
+
+        About every 20-50 ms while `due` says so. Costs what is due.
+        """
+        for flow in self._flows.late(now):
+            if flow.protocol == TCP:
+                self._counters["timeouts"] += flow.count
+            self._failed(flow, now)
+        found: list[tuple[bytes, Decision]] = []
+        for flow in self._flows.hedges(now):
+            if self._hedge_credit >= 1.0 and (decision := self._hedge(flow, now)):
+                self._hedge_credit -= 1.0
+                self._counters["hedges"] += 1
+                found.append((flow.key, decision))
+        self._flows.expire(now)
+        self._flows.trim()
+        return found
+
+    # --- choosing --------------------------------------------------------------------------------
+
+    def _choose(self, vip: VipState, client: bytes, now: float) -> Reason | None:
+        """The decision by all rules, noted in the pool and the health, not yet in counts."""
+        pool = vip.fresh(now)
+        refuse_closed = self._settings.refuse_closed
+        reason = explain.choose(vip, pool, client, self._rng, refuse_closed, now)
+        if reason is None:
+            return None
+        member = reason[1]
+        took(pool, reason)
+        if vip.rules.sticky_s:
+            vip.stick(client, member, now)
+        if member.state.gate.closed:
+            self._probe(member.state, now)
+        self._counters[_KINDS[pool.kind]] += 1
+        return reason
+
+    def _probe(self, state: State, now: float) -> None:
+        """A connection goes to a closed backend."""
+        self._counters["probes"] += 1
+        state.gate.probe(self._settings.backoff_s, self._settings.probe_s, now)
+        self._changed(state, False, now)
+
+    def _same(self, known: Flow, seq: int) -> bool:
+        """Whether this SYN is another copy of the known one, or the datagram of a waiting flow."""
+        if known.protocol == UDP:
+            return known.stage == WAITING
+        return known.seq == seq or (known.seq < 0 and known.stage != ANSWERED)
+
+    def _again(self, known: Flow, now: float) -> Decision | None:
+        """The SYN came again: its backend did not answer."""
+        early = now < known.started + DUPLICATE_S
+        if known.protocol == UDP or known.stage == ANSWERED or early:
+            return known.member.decision
+        if known.stage == WAITING:
+            self._counters["timeouts"] += known.count
+        self._failed(known, now)
+        decision = self._move(known, "repeated", now)
+        return known.member.decision if decision is None else decision
+
+    def _move(self, flow: Flow, why: str, now: float) -> Decision | None:
+        """Give an unanswered flow to a backend that it has not tried; None: there is none."""
+        vip = flow.vip
+        member = another(vip.fresh(now), flow.tried(), vip.rules, self._rng, now)
+        if member is None:
+            return None
+        vip.note(_client(flow.key), (why, member, flow.member, 0.0, 0.0), now)
+        vip.failovers += 1
+        self._tell_vip(vip)
+        self._counters["failovers"] += 1
+        member.served += member.step
+        flow.earlier = [*(flow.earlier or ()), (flow.member, flow.started)]
+        flow.member = member
+        flow.started = now
+        flow.attempt += 1
+        if vip.rules.sticky_s:
+            vip.stick(_client(flow.key), member, now)
+        self._wait(flow, now)
+        return member.other
+
+    def _hedge(self, flow: Flow, now: float) -> Decision | None:
+        """Another backend for a flow that waits long, though not yet too long.
+
+        Its first one cannot answer any more. Whether that is to blame shows when the other one
+        answers sooner, or nobody does.
+        """
+        first, waited = flow.member, now - flow.started
+        self._settle(flow)
+        decision = self._move(flow, "hedged", now)
+        if decision is None:  # nobody else: go on waiting, as if nothing was
+            flow.stage = WAITING
+            first.state.pending += 1
+        else:
+            flow.hedged = (first, waited)
+        return decision
+
+    # --- what became of them ---------------------------------------------------------------------
+
+    def _add(self, flow: Flow) -> None:
+        """A new flow is known; another one is forgotten if there are too many."""
+        flows = self._flows
+        if len(flows) >= MAX_FLOWS:
+            self._counters["forgotten_flows"] += 1
+            if (forgotten := flows.make_room()) is not None:
+                self._settle(forgotten)
+        flows.of(flow.protocol)[flow.key] = flow
+
+    def _wait(self, flow: Flow, now: float) -> None:
+        """Its backend got it just now."""
+        flow.stage = WAITING
+        state = flow.member.state
+        state.pending += 1
+        state.picks += flow.count
+        if not state.dirty:
+            self._tell(state)
+        due = now + self._settings.connect_threshold_s
+        self._flows.waiting.append((due, flow.attempt, flow))
+
+    def _settle(self, flow: Flow) -> None:
+        """It does not wait any more; nothing is said of its backend."""
+        if flow.stage == WAITING:
+            flow.stage = ANSWERED
+            flow.member.state.pending -= 1
+            self._tell(flow.member.state)
+
+    def _failed(self, flow: Flow, now: float) -> None:
+        """Its backend did not answer; counted once, and never for UDP, where silence is usual."""
+        if flow.stage != WAITING:
+            return
+        self._settle(flow)
+        self._flows.unanswered(flow, now)
+        if flow.protocol == TCP:
+            self._fail(flow.member.state, flow.count, now - flow.started, now)
+            self._blame(flow, now)
+
+    def _blame(self, flow: Flow, now: float) -> None:
+        """The backend that a hedge left did not answer either."""
+        if flow.hedged is not None:
+            (member, waited), flow.hedged = flow.hedged, None
+            self._fail(member.state, flow.count, waited, now)
+
+    def _answered(self, flow: Flow, reply_source: bytes, now: float) -> None:
+        """It was answered, by the backend that has it or by an earlier one."""
+        if flow.stage == ANSWERED:
+            return
+        member, started = flow.member, flow.started
+        for earlier in flow.earlier or ():
+            if earlier[0].state.source == reply_source:
+                member, started = earlier
+        self._settle(flow)
+        self._flows.answered(flow, now)
+        latency = now - started
+        if flow.hedged is not None:
+            if member is flow.member and latency <= flow.hedged[1]:
+                self._blame(flow, now)
+            flow.hedged = None
+        if member.state.source == reply_source:
+            self._succeeded(member.state, latency, flow.count, now)
+        elif state := self._by_source[flow.protocol].get(reply_source):
+            self._succeeded(state, None, flow.count, now)
+
+    def _ended(self, flow: Flow, reply_source: bytes, status: int, now: float) -> None:
+        """Its conntrack entry is gone, or one that an earlier try or connection had."""
+        if status & SEEN_REPLY:
+            if flow.stage == ANSWERED:
+                self._flows.forget(flow)
+        elif flow.replaced == reply_source:
+            flow.replaced = None
+        elif flow.member.state.source == reply_source:
+            self._failed(flow, now)
+
+    def _kernel_chose(self, protocol: int, key: bytes, reply_source: bytes, now: float) -> None:
+        """A flow that user space did not see: its VIP is the kernel's, or nobody read the queue."""
+        place = key[4:8] + key[10:] if len(key) == 12 else key[16:32] + key[34:]
+        vip = self._by_destination[protocol].get(place)
+        member = vip.by_source.get(reply_source) if vip is not None else None
+        if vip is None or member is None:
+            return
+        flow = Flow(protocol, key, vip, member, -1, now)
+        flow.count = SAMPLE if vip.promotion.slots else 1
+        vip.picks += flow.count
+        vip.promotion.seen += flow.count
+        self._tell_vip(vip)
+        self._counters["observed_conns"] += flow.count
+        member.served += member.step * flow.count
+        self._add(flow)
+        self._wait(flow, now)
+
+    def _succeeded(self, state: State, latency: float | None, count: int, now: float) -> None:
+        """A backend answered; latency: None where nobody knows when it was asked."""
+        state.successes += count
+        self._counters["successes"] += count
+        if latency is not None:
+            state.answered(latency, count, now)
+        self._tell(state)
+        gate = state.gate
+        if (gate.consecutive or gate.closed) and gate.success():
+            self._urgent = True
+            self._changed(state, True, now)
+
+    def _fail(self, state: State, count: int, waited: float | None, now: float) -> None:
+        """A backend did not answer; a quick refusal is as dear as a silence."""
+        settings = self._settings
+        state.failures += count
+        if waited is not None:
+            state.ewma.observe(max(waited, settings.connect_threshold_s) * 1e9, now)
+        self._tell(state)
+        if not state.watchers:
+            return  # nobody has it any more
+        backoff_s = settings.backoff_s * (1.0 + JITTER * self._rng.random())
+        probed = state.gate.probing
+        closes = state.gate.failure(settings.failure_limit, backoff_s, now)
+        if closes or probed:
+            self._urgent |= closes
+            self._changed(state, False, now)
+
+    def _changed(self, state: State, reopened: bool, now: float) -> None:
+        """Pools with this backend are made anew."""
+        for watcher in state.watchers:
+            watcher.changed(state, reopened, now)
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def _tell(self, state: State) -> None:
+        if not state.dirty:
+            state.dirty = True
+            self._dirty.append(state)
+
+    def _tell_vip(self, vip: VipState) -> None:
+        self._busy.add(vip)
+        if not vip.dirty:
+            vip.dirty = True
+            self._dirty_vips.append(vip)
+
+    def report(self, now: float) -> Report:
+        """What changed since the last report; about every `report_s`, also when idle."""
+        if now - self._beat >= BEAT_S or self._urgent:
+            self._step(now)
+        backends: list[BackendReport] = []
+        for state in self._dirty:
+            state.dirty = False
+            backends.append(state.report(now))
+        vips = [vip.report() for vip in self._dirty_vips]
+        for vip in self._dirty_vips:
+            vip.dirty = False
+        self._dirty, self._dirty_vips = [], []
+        self._urgent = False
+        return Report(backends, vips, dict(self._counters))
+
+    def _step(self, now: float) -> None:
+        """Rates and shares of VIPs that have connections, or had."""
+        settings, passed_s = self._settings, now - self._beat
+        for vip in list(self._busy):
+            promotion = vip.promotion
+            before = promotion.rate, promotion.promoted
+            if passed_s > 0:
+                promotion.step(vip.rules, vip.mode, settings.promote_per_s, passed_s, now)
+            self._counters["promoted"] += promotion.promoted > before[1]
+            changed = promotion.rate != before[0]
+            if promotion.promoted or promotion.slots:
+                count, refuse = settings.kernel_slots, settings.refuse_closed
+                changed |= promotion.assign(vip.fresh(now), vip.rules, refuse, count, now)
+            if changed:
+                self._tell_vip(vip)
+            if not promotion.rate and not promotion.promoted:
+                self._busy.discard(vip)
+        self._beat = now
+
+    def explain(self, question: Question, now: float) -> Answer:
+        """What this client would get, and why.  Changes nothing."""
+        vip = self._vips.get(question.vip)
+        if vip is None:
+            return Answer(question.number, None, [f"{question.vip}: no such VIP"])
+        return explain.answer(vip, question, self._rng, self._settings.refuse_closed, now)
+
+
+def _place(settings: SteerSettings) -> Place:
+    return Place(frozenset(settings.own_addresses), settings.zone)
+
+
+def _client(flow: bytes) -> bytes:
+    return flow[:4] if len(flow) == 12 else flow[:16]

@@ -1,0 +1,121 @@
+"""One decision by all rules, and the same in words."""
+
+from ipaddress import ip_address
+from random import Random
+
+from cairn_l4lb.channel import Answer, Question
+from cairn_l4lb.choose import OTHER, Pool, Reason
+from cairn_l4lb.ewma import PENALTY
+from cairn_l4lb.members import Member
+
+from .vips import VipState, clone
+
+_KINDS = (
+    "of those that are open and reachable",
+    "no open one is reachable: of those that are open",
+    "none is open: of all",
+)
+
+
+def choose(
+    vip: VipState, pool: Pool, client: bytes, rng: Random, refuse_closed: bool, now: float
+) -> Reason | None:
+    """Who gets a connection; None: it is refused.  Changes nothing but the generator.
+
+    In this order: whom the client sticks to, a closed backend that is to be probed, the policy.
+    """
+    if vip.rules.sticky_s and (member := vip.stuck(client, now)) is not None:
+        return ("sticky", member, None, 0.0, 0.0)
+    if pool.probes:
+        return ("probe", pool.probes[0], None, 0.0, 0.0)
+    if pool.kind == OTHER and (refuse_closed or not pool.members):
+        spare = pool.spare(now)
+        return None if spare is None else ("probe", spare, None, 0.0, 0.0)
+    return vip.pick(pool, client, rng, now)
+
+
+def answer(
+    vip: VipState, question: Question, rng: Random, refuse_closed: bool, now: float
+) -> Answer:
+    """What `packet` would do now, with the same numbers drawn, and why."""
+    try:
+        client = ip_address(question.client).packed
+    except ValueError:
+        client = bytes(16 if vip.service.vip.ipv6 else 4)
+    pool = vip.look(now)
+    reason = choose(vip, pool, client, clone(rng), refuse_closed, now)
+    lines = [_of_backend(one, now) for one in vip.members]
+    if vip.promotion.slots:
+        lines.append("the kernel chooses, by weight: there are many connections, or it is set so")
+    lines += _rules(vip, pool, now)
+    lines.append(_refusal(vip) if reason is None else text(reason, vip.rules.cost))
+    recent = [
+        (_address(who), why[1].text, text(why, vip.rules.cost), now - at)
+        for at, who, why in reversed(vip.recent or ())
+    ]
+    return Answer(question.number, reason and reason[1].text, lines, recent)
+
+
+def text(reason: Reason, cost: str) -> str:
+    """A decision in words."""
+    rule, member, other, here, there = reason
+    if rule == "p2c" and other is not None:
+        unit = _pending if cost == "pending" else _latency
+        after = ", which got more before" if here == there else ""
+        return f"p2c: {member.text} ({unit(here)}) before {other.text} ({unit(there)}){after}"
+    if other is not None:  # it had another one before
+        return f"{rule}: {member.text} after {other.text}"
+    if rule == "least-latency":
+        return f"{rule}: {member.text} ({_latency(here)})"
+    return f"{rule}: {member.text}"
+
+
+def _rules(vip: VipState, pool: Pool, now: float) -> list[str]:
+    rules = vip.rules
+    lines: list[str] = []
+    if rules.sticky_s:
+        lines.append(f"sticky: a client keeps its backend for {rules.sticky_s:g} s")
+    lines.append(f"{_KINDS[pool.kind]}: {', '.join(one.text for one in pool.members) or 'none'}")
+    if rules.locality != "none":
+        lines.append(f"locality: {rules.locality}, the nearest of these that there are")
+    if pool.probes:
+        lines.append(f"to be probed with one connection: {', '.join(p.text for p in pool.probes)}")
+    return lines
+
+
+def _of_backend(member: Member, now: float) -> str:
+    state, gate = member.state, member.state.gate
+    if not member.weight:
+        health = "takes no new connections"
+    elif not gate.closed:
+        health = "open"
+    elif gate.probing:
+        health = "closed, a probe is under way"
+    elif gate.due(now):
+        health = "closed, next connection probes it"
+    else:
+        health = f"closed for {gate.until - now:.1f} s more"
+    reach = "reachable" if member.reachable else "unreachable"
+    latency = _latency(state.ewma.read(now)) if state.ewma.measured else "latency unknown"
+    return (
+        f"{member.text}: {health}, {reach}, weight {member.weight}, slot {member.slot}, "
+        f"{state.pending} pending, {latency}, {gate.consecutive} failures in turn"
+    )
+
+
+def _refusal(vip: VipState) -> str:
+    if any(one.weight for one in vip.members):
+        return "refused: all backends are closed"
+    return "refused: no backend takes connections"
+
+
+def _pending(cost: float) -> str:
+    return f"{cost:g} pending"
+
+
+def _latency(nanoseconds: float) -> str:
+    return "unknown" if nanoseconds >= PENALTY else f"{nanoseconds / 1e6:.3g} ms"
+
+
+def _address(client: bytes) -> str:
+    return str(ip_address(client)) if len(client) in (4, 16) else client.hex()

@@ -1,0 +1,86 @@
+"""VIPs that have so many connections that the kernel chooses for them.
+
+User space then only says how often: each backend has a share of the kernel's slots.
+"""
+
+from collections.abc import Mapping
+from math import exp
+
+from cairn_l4lb.choose import OTHER, Pool, Rules, latency_cost
+from cairn_l4lb.kernel_slots import assign, shift
+from cairn_l4lb.model import Mode, Policy
+
+#: The rate is an average over about this time, seconds.
+RATE_S = 1.0
+#: A promoted VIP has less than half of the limit for so long before user space chooses again.
+COLD_S = 10.0
+#: Of a promoted VIP the kernel reports one connection in so many.
+SAMPLE = 16
+#: Policies that weights come close to.
+PROMOTABLE: frozenset[Policy] = frozenset({"p2c", "random", "round-robin", "least-latency"})
+#: A share that rounds to one slot: the probe of a closed backend.
+TRICKLE = 1e-9
+
+
+class Promotion:
+    """Of one VIP.  seen: connections since the last step. slots: () while user space chooses."""
+
+    __slots__ = ("_cold_since", "_factors", "promoted", "rate", "seen", "slots")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self.seen = 0
+        self.promoted = False
+        self.slots: tuple[int, ...] = ()
+        self._cold_since: float | None = None
+        self._factors: Mapping[int, float] = {}
+
+    def step(self, rules: Rules, mode: Mode, limit: float, passed_s: float, now: float) -> None:
+        """Time passed: the rate follows, and with it who chooses.
+
+        limit: new connections a second that `auto` leaves to the kernel; 0: never.
+        """
+        self.rate += (self.seen / passed_s - self.rate) * (1.0 - exp(-passed_s / RATE_S))
+        self.seen = 0
+        if self.rate < 0.01:
+            self.rate = 0.0
+        if mode == "kernel":
+            self.promoted = True
+        elif mode != "auto" or not limit or not _promotable(rules):
+            self.promoted = False
+        elif not self.promoted:
+            self.promoted = self.rate > limit
+            self._cold_since = None
+        elif self.rate >= limit / 2:
+            self._cold_since = None
+        elif self._cold_since is None:
+            self._cold_since = now
+        elif now - self._cold_since >= COLD_S:
+            self.promoted = False
+
+    def assign(self, source: Pool, rules: Rules, refuse: bool, count: int, now: float) -> bool:
+        """Compute `slots` anew.  Whether they changed.
+
+        refuse: with all backends closed user space refuses and probes, the kernel could not.
+        """
+        new: tuple[int, ...] = ()
+        if self.promoted and not (source.kind == OTHER and refuse):
+            weights = {
+                one.slot: weight
+                for one, weight in zip(source.members, source.shares, strict=True)
+                if one.slot
+            }
+            if rules.policy == "least-latency" or rules.cost == "peak-ewma":
+                costs = {one.slot: latency_cost(one, now) for one in source.members}
+                self._factors = shift(costs, self._factors)
+                weights = {slot: weight * self._factors[slot] for slot, weight in weights.items()}
+            weights |= {one.slot: TRICKLE for one in source.probes if one.slot}
+            new = assign(weights, count, self.slots)
+        changed = new != self.slots
+        self.slots = new
+        return changed
+
+
+def _promotable(rules: Rules) -> bool:
+    """Whether the kernel can do the same by weights."""
+    return rules.policy in PROMOTABLE and not rules.sticky_s and rules.locality == "none"
