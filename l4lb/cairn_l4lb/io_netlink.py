@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from collections.abc import Iterable
 
 from . import netlink
@@ -43,8 +42,13 @@ class Netlink:
         """
         sequence = self.next_sequence()
         # sequence numbers are ours, so that nobody reads the late answer of an earlier request
-        data = bytearray(message)
-        data[8:12] = sequence.to_bytes(4, sys.byteorder)
+        return self.exchange(netlink.with_sequence(message, sequence), sequence)
+
+    def exchange(self, data: netlink.Buffer, sequence: int) -> list[Message]:
+        """Send messages that have this number already; one at the end is to be answered.
+
+        Raises OSError for the first that the kernel refuses, Malformed, TimeoutError.
+        """
         self._socket.send(data)
         return list(self._answers(sequence))
 

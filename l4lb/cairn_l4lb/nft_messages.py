@@ -6,11 +6,13 @@ tables, chains and rules are text for nft(8), see `ruleset`.
 Documents: linux/netfilter/nf_tables.h, linux/netfilter/nfnetlink.h.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 
 from . import netlink
 from .netlink import ACK, CREATE, DUMP, NETFILTER_HEADER, NFTABLES, Buffer, Malformed, Message
 
+_NEWTABLE, _GETTABLE, _NEWCHAIN, _GETCHAIN, _GETRULE = 0, 1, 3, 4, 7
 _NEWSETELEM, _GETSETELEM, _DELSETELEM = 12, 13, 14
 _NEWGEN, _GETGEN = 15, 16
 #: NFTA_SET_ELEM_LIST_*
@@ -22,6 +24,10 @@ _KEY, _DATA = 1, 2
 _VALUE, _VERDICT = 1, 2
 _CODE, _CHAIN = 1, 2
 _GEN_ID, _BATCH_GEN_ID = 1, 1
+#: NFTA_TABLE_*; the first attribute of chains and rules is their table.
+_TABLE_NAME, _TABLE_USERDATA, _OF_TABLE = 1, 6, 1
+#: What counts users and packets, by message: changes without anybody changing a rule.
+_COUNTS = {_NEWTABLE: frozenset({3}), _NEWCHAIN: frozenset({6, 8})}
 #: NFPROTO_INET
 _INET_TABLE = 1
 _GOTO = (-4 & 0xFFFFFFFF).to_bytes(4, "big")
@@ -121,6 +127,45 @@ def generation(message: Message) -> int:
     if message.kind != NFTABLES << 8 | _NEWGEN or found is None:
         raise Malformed(f"not a generation: message {message.kind:#x}")
     return netlink.number(found)
+
+
+def ask_table(table: str) -> bytes:
+    """A question for a table; ENOENT: there is none."""
+    name = netlink.text(_TABLE_NAME, table)
+    return netlink.netfilter(NFTABLES, _GETTABLE, ACK, name, family=_INET_TABLE)
+
+
+def ask_rules(table: str) -> list[bytes]:
+    """Questions for all chains and all rules of a table."""
+    return [
+        netlink.netfilter(
+            NFTABLES, command, DUMP, netlink.text(_OF_TABLE, table), family=_INET_TABLE
+        )
+        for command in (_GETCHAIN, _GETRULE)
+    ]
+
+
+def comment_of(message: Message) -> str:
+    """The comment of a table, from the answer to `ask_table`; empty without one."""
+    data = bytes(message.attributes().get(_TABLE_USERDATA, b""))
+    # kind, length, text that ends with a zero; a comment is of kind 0
+    return (
+        data[2 : 2 + data[1]].rstrip(b"\0").decode("utf-8", "replace") if data[:1] == b"\0" else ""
+    )
+
+
+def fingerprint(answers: Iterable[Message], table: str) -> bytes:
+    """Of a table, its chains and rules: equal while nobody changed, flushed or replaced any, since
+    each has a handle that is never given twice.  answers: to `ask_table` and `ask_rules`."""
+    digest = hashlib.sha256()
+    for message in answers:
+        found = message.attributes()
+        command = message.command
+        if bytes(found.get(_OF_TABLE, b"")).rstrip(b"\0") != table.encode():
+            continue  # old kernels answer with those of all tables
+        for kind in sorted(found.keys() - _COUNTS.get(command, frozenset())):
+            digest.update(bytes((command, kind)) + bytes(found[kind]))
+    return digest.digest()
 
 
 def chain_of(data: bytes) -> str:

@@ -48,18 +48,17 @@ def desired(settings: KernelSettings) -> list[Rule]:
 def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
     first, last = settings.queues
     queue = f"-j NFQUEUE --queue-{f'balance {first}:{last}' if first < last else f'num {first}'}"
-    if settings.queue_bypass:
-        queue += " --queue-bypass"
+    # the original has no such rules but those of TCP, so only they may be without a bypass
+    strict = f"{queue} --queue-bypass" if settings.queue_bypass else queue
+    queue += " --queue-bypass"
     icmp = "icmp6-port-unreachable" if ipv6 else "icmp-port-unreachable"
     reset = "tcp-reset" if settings.reject == "tcp-reset" else icmp
     syn = f"-p tcp -m set --match-set {SETS[ipv6, 'tcp']} dst,dst -m tcp {_SYN}"
     datagram = f"-p udp -m set --match-set {SETS[ipv6, 'udp']} dst,dst"
     for chain in ("OUTPUT", "PREROUTING"):
-        yield Rule(ipv6, "raw", chain, f"{syn} {queue}")
+        yield Rule(ipv6, "raw", chain, f"{syn} {strict}")
         first_one = f"{datagram} -m conntrack ! --ctstatus CONFIRMED"
-        # nobody else waits for UDP, so here nothing is lost without us
-        bypass = queue if settings.queue_bypass else f"{queue} --queue-bypass"
-        yield Rule(ipv6, "mangle", chain, f"{first_one} {bypass}")
+        yield Rule(ipv6, "mangle", chain, f"{first_one} {queue}")
     if settings.retry_refused:
         mask = settings.mark_mask
         for chain in ("INPUT", "FORWARD"):
@@ -67,7 +66,7 @@ def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
                 ipv6, "mangle", chain,
                 f"-p tcp -m connmark ! --mark 0x0/{mask:#x} -m conntrack --ctdir REPLY "
                 "! --ctstatus ASSURED -m tcp --tcp-flags RST RST "
-                f"-m comment --comment {COMMENT} {bypass}",
+                f"-m comment --comment {COMMENT} {queue}",
             )  # fmt: skip
     for chain in ("OUTPUT", "FORWARD"):
         yield Rule(ipv6, "filter", chain, f"{syn} -j REJECT --reject-with {reset}")
@@ -86,14 +85,14 @@ def parse(saved: str, ipv6: bool, table: str) -> list[Rule]:
 
 def changes(actual: Sequence[Rule], wanted: Sequence[Rule]) -> list[tuple[str, Rule]]:
     """`-D` and `-I` with rules, so that each wanted one is there once, and no other of ours."""
-    left = list(wanted)
-    result = []
-    for rule in actual:
-        if rule in left:
-            left.remove(rule)
-        else:
-            result.append(("-D", rule))
-    return result + [("-I", rule) for rule in left]
+    left = {_words(rule): rule for rule in wanted}
+    result = [("-D", rule) for rule in actual if left.pop(_words(rule), None) is None]
+    return result + [("-I", rule) for rule in left.values()]
+
+
+def _words(rule: Rule) -> tuple[bool, str, str, tuple[str, ...]]:
+    """A rule whatever the order in which a version of the program prints its parts."""
+    return rule.ipv6, rule.table, rule.chain, tuple(sorted(rule.text.replace('"', "").split()))
 
 
 def restore(commands: Iterable[tuple[str, Rule]]) -> dict[bool, str]:

@@ -1,0 +1,161 @@
+"""Our nft table as the kernel has it: rules by nft(8), elements by netlink."""
+
+import contextlib
+import errno
+from collections.abc import Iterable, Iterator, Mapping
+
+from cairn_core.errors import Unavailable, cause
+
+from . import nft_messages, ruleset
+from .io_netlink import Netlink
+from .io_programs import run
+from .netlink import Malformed
+from .rules import KernelSettings, Key
+from .ruleset import TABLE
+
+#: For a hundred thousand elements in one batch.
+_BUFFER_BYTES = 64 << 20
+
+
+class Nft:
+    """The table `inet cairn_l4lb`: whatever has this name is ours, whoever made it.
+
+    An error is raised as Unavailable.  Not for several threads at a time.
+    """
+
+    def __init__(self, settings: KernelSettings) -> None:
+        self._settings = settings
+        self._maps = ruleset.maps(settings.ipv6)
+        self._netlink = Netlink(buffer_bytes=_BUFFER_BYTES)
+        #: The generation of all rules of the host when `mark_clean` was called, and as we alone
+        #: changed it since; None: somebody else may have changed ours.
+        self._clean: int | None = None
+        self._rules = b""
+
+    def install(self) -> None:
+        """Make the table, or make it what it should be; elements stay if their maps can."""
+        known = self._comment() == ruleset.comment(self._settings)
+        try:
+            run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=not known))
+        except Unavailable:
+            if not known:
+                raise
+            run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=True))
+        self._rules = self._fingerprint()
+        self._clean = None
+
+    def is_installed(self) -> bool:
+        """Whether table, chains and rules are those of `install`."""
+        return self._fingerprint() == self._rules
+
+    def generation(self) -> int:
+        """What counts changes of any rules of the host."""
+        with _told("nftables"):
+            return nft_messages.generation(self._netlink.request(nft_messages.ask_generation())[0])
+
+    def is_clean(self) -> bool:
+        """Whether nobody but us changed any rules of the host since `mark_clean`."""
+        return self._clean is not None and self.generation() == self._clean
+
+    def mark_clean(self, generation: int) -> None:
+        """All was found as it should be, by reading that began at this generation."""
+        self._clean = generation
+
+    def read(self) -> dict[Key, bytes | None]:
+        """All elements; empty without a table."""
+        result: dict[Key, bytes | None] = {}
+        for name in self._maps:
+            try:
+                answers = self._netlink.request(nft_messages.dump(TABLE, name))
+                is_set = name.startswith("hot")
+                for answer in answers:
+                    for key, data in nft_messages.elements(answer):
+                        result[name, key] = None if is_set else data
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise Unavailable(f"reading {name} of {TABLE}: {cause(error)}") from None
+            except Malformed as error:
+                raise Unavailable(f"reading {name} of {TABLE}: {error}") from None
+        return result
+
+    def change(
+        self,
+        add: Mapping[Key, bytes | None],
+        replace: Mapping[Key, bytes | None],
+        remove: Iterable[Key],
+    ) -> None:
+        """All or nothing at once: no packet meets half of it."""
+        sequence = self._netlink.next_sequence()
+        messages = []
+        for name, keys in _by_map([*remove, *replace]).items():
+            gone = (nft_messages.element(key) for key in keys)
+            messages += nft_messages.delete(TABLE, name, gone, sequence)
+        # a verdict needs nothing but its chain, so the order of maps does not matter
+        new = {**add, **replace}
+        for name, keys in _by_map(new).items():
+            made = (nft_messages.element(key, new[name, key]) for key in keys)
+            messages += nft_messages.add(TABLE, name, made, sequence)
+        if messages:
+            self._commit(messages, sequence)
+
+    def remove(self) -> bool:
+        """Remove the table; False: there was none."""
+        if self._comment() is None:
+            return False
+        run(("nft", "delete", "table", "inet", TABLE))
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def _commit(self, messages: list[bytes], sequence: int) -> None:
+        with _told(f"changing {TABLE}"):
+            if self._clean is not None:
+                batch = nft_messages.batch(messages, sequence, self._clean)
+                try:
+                    self._netlink.exchange(batch, sequence)
+                except OSError as error:
+                    if error.errno != errno.ERESTART:
+                        raise
+                    self._clean = None  # somebody changed rules; maybe not ours
+                else:
+                    self._clean = self._clean % 0xFFFFFFFF + 1
+                    return
+            self._netlink.exchange(nft_messages.batch(messages, sequence), sequence)
+
+    def _comment(self) -> str | None:
+        """What the table says of itself; None: there is no table."""
+        try:
+            answers = self._netlink.request(nft_messages.ask_table(TABLE))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise Unavailable(f"nftables: {cause(error)}") from None
+        return nft_messages.comment_of(answers[0])
+
+    def _fingerprint(self) -> bytes:
+        try:
+            answers = self._netlink.request(nft_messages.ask_table(TABLE))
+            for question in nft_messages.ask_rules(TABLE):
+                answers += self._netlink.request(question)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return b""
+            raise Unavailable(f"reading {TABLE}: {cause(error)}") from None
+        return nft_messages.fingerprint(answers, TABLE)
+
+
+def _by_map(keys: Iterable[Key]) -> dict[str, list[bytes]]:
+    result: dict[str, list[bytes]] = {}
+    for name, key in keys:
+        result.setdefault(name, []).append(key)
+    return result
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, Malformed) as error:
+        raise Unavailable(f"{what}: {cause(error)}") from error

@@ -1,0 +1,155 @@
+"""The text of our nft table `inet cairn_l4lb`, which stays while settings do: pure.
+
+What changes are elements of its maps, see `rules`.  The way of a first packet:
+
+    -149    `assign`, after conntrack (-200) and the packet filter's mangle (-150): the slot that
+            user space put into the packet's mark moves into the connection's.  Without one, or
+            with one that has no backend any more, a chain `pick-N` draws one of N shares.  Then
+            `report` says which events the connection makes.
+    -101    the destination becomes the backend's, before nat of others (-100)
+    1       `unknown` refuses what goes to an address of named VIPs that nobody has
+    99      a source that is not of the outgoing interface becomes one that is
+
+Bits of marks outside our mask are kept.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+from .rules import MANY_SHARES, MORE_SHARES, KernelSettings, pick_chain
+
+TABLE = "cairn_l4lb"
+#: Of so many connections of a VIP that the kernel has for itself one is reported.
+SAMPLE = 16
+_MAPS = ("be", "picks", "vips", "hot")
+#: Chains with a hook: name -> kind, hook, priority.
+_HOOKED = {
+    "prerouting": ("filter", "prerouting", -149),
+    "output": ("filter", "output", -149),
+    "nat-prerouting": ("nat", "prerouting", -101),
+    "nat-output": ("nat", "output", -101),
+    # conntrack translates answers only where each of these hooks has a chain
+    "nat-input": ("nat", "input", 99),
+    "nat-postrouting": ("nat", "postrouting", 99),
+    "unknown-output": ("filter", "output", 1),
+    "unknown-forward": ("filter", "forward", 1),
+}
+
+
+def maps(ipv6: bool) -> list[str]:
+    """Names of all maps and sets."""
+    return [name + six for six in (("", "6") if ipv6 else ("",)) for name in _MAPS]
+
+
+def comment(settings: KernelSettings) -> str:
+    """What the table says of itself: equal only for the same rules."""
+    text = "\n".join(_maps(settings)) + repr(_chains(settings))
+    return f"cairn-l4lb {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def ruleset(settings: KernelSettings, *, anew: bool) -> str:
+    """Input of `nft -f -`, one transaction.
+
+    anew: replaces the table, whatever it is now, and with it all elements; otherwise makes it, or
+    fills the chains of one with the same comment again, and all elements stay.
+    """
+    chains = _chains(settings)
+    lines = []
+    if anew:
+        lines += [f"add table inet {TABLE}", f"delete table inet {TABLE}"]
+    lines += [f"table inet {TABLE} {{", f'comment "{comment(settings)}"', *_maps(settings)]
+    for name in chains:
+        hook = ""
+        if name in _HOOKED:
+            kind, where, priority = _HOOKED[name]
+            hook = f"type {kind} hook {where} priority {priority}; policy accept;"
+        lines.append(f"chain {name} {{ {hook} }}")
+    lines += ["}", f"flush table inet {TABLE}"]
+    lines += [
+        f"add rule inet {TABLE} {name} {rule}" for name, rules in chains.items() for rule in rules
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _maps(settings: KernelSettings) -> Iterator[str]:
+    for ipv6 in (False, True) if settings.ipv6 else (False,):
+        ip, six = ("ip6", "6") if ipv6 else ("ip", "")
+        address = f"{'ipv6' if ipv6 else 'ipv4'}_addr"
+        vip = f"{address} . inet_proto . inet_service"
+        yield f"map be{six} {{ type {vip} . mark : {address} . inet_service; }}"
+        # only with `typeof` a number drawn may be part of a key
+        drawn = f"{ip} daddr . meta l4proto . th dport . numgen random mod 2"
+        yield f"map picks{six} {{ typeof {drawn} : meta mark; }}"
+        yield f"map vips{six} {{ type {vip} : verdict; }}"
+        yield f"set hot{six} {{ type {vip}; }}"
+
+
+def _chains(settings: KernelSettings) -> dict[str, list[str]]:
+    """Rules by chain; a chain comes after those that it goes to."""
+    mask, others = f"{settings.mark_mask:#010x}", f"{~settings.mark_mask & 0xFFFFFFFF:#010x}"
+    families = (("ip", ""), ("ip6", "6")) if settings.ipv6 else (("ip", ""),)
+    vips = [(f"{ip} daddr . meta l4proto . th dport", ip, six) for ip, six in families]
+    bits = [1 << n for n in range(32) if settings.mark_mask >> n & 1]
+    result = {
+        "sample": [
+            f"numgen random mod {SAMPLE} 0 ct event set new,reply,destroy return",
+            "ct event set 0",
+        ],
+        "report": [
+            *(f"{vip} @hot{six} goto sample" for vip, _, six in vips),
+            "ct event set reply,destroy",
+        ],
+        "remember": [
+            f"ct mark 0 ct mark set meta mark and {mask} goto report",
+            # nft cannot join two marks: bit by bit, for the rare connection that others marked
+            *(f"meta mark and {bit:#x} != 0 ct mark set ct mark or {bit:#x}" for bit in bits),
+            "goto report",
+        ],
+    }
+    for vip, ip, six in vips:
+        for n in (*range(1, MANY_SHARES + 1), *MORE_SHARES):
+            pick = f"{vip} . numgen random mod {n} map @picks{six}"
+            result[pick_chain(ip == "ip6", n)] = [
+                # of a connection and a packet that others marked both, the connection's is lost
+                f"ct mark and {others} != 0 meta mark and {others} == 0 "
+                f"meta mark set {pick} goto remember",
+                f"ct mark set {pick} goto report",
+            ]
+    result["choose"] = [f"{vip} vmap @vips{six}" for vip, _, six in vips]
+    result["assign"] = [
+        f"meta mark and {mask} == 0 goto choose",
+        *(f"{vip} . (meta mark and {mask}) @be{six} goto remember" for vip, _, six in vips),
+        "goto choose",
+    ]
+    result["translate"] = [
+        f"dnat {ip} to {vip} . (ct mark and {mask}) map @be{six}" for vip, ip, six in vips
+    ]
+    for name in ("prerouting", "output"):
+        result[name] = [
+            "ct state new ct status ! confirmed meta l4proto { tcp, udp } "
+            f"ct mark and {mask} == 0 jump assign",
+            # whoever routes or filters by marks shall not meet ours
+            f"meta mark and {mask} != 0 ct mark and {mask} != 0 "
+            f"meta mark set meta mark and {others}",
+        ]
+    for name in ("nat-prerouting", "nat-output"):
+        result[name] = [f"meta l4proto {{ tcp, udp }} ct mark and {mask} != 0 jump translate"]
+    result["nat-input"] = []
+    result["nat-postrouting"] = [
+        f'ct mark and {mask} != 0 ct status dnat oifname != "lo" '
+        "fib saddr . oif type != local masquerade"
+    ]
+    if settings.refuse_unknown:
+        result["unknown"] = ["meta l4proto tcp reject with tcp reset", "reject"]
+        for name in ("unknown-output", "unknown-forward"):
+            result[name] = [
+                f"{ip} daddr {first}-{last} ct state new fib daddr type != local goto unknown"
+                for ip, (first, last) in _named(settings)
+            ]
+    return result
+
+
+def _named(settings: KernelSettings) -> Iterator[tuple[str, tuple[str, str]]]:
+    yield "ip", settings.named
+    if settings.ipv6 and settings.named6 is not None:
+        yield "ip6", settings.named6
