@@ -36,6 +36,7 @@ NETFILTER_BODY = HEADER.size + NETFILTER_HEADER.size
 _ATTRIBUTE = Struct("=HH")
 _U16, _U32, _U64 = Struct("!H"), Struct("!I"), Struct("!Q")
 _ERRNO = Struct("=i")
+_SEQUENCE = Struct("=I")
 _NESTED = 0x8000
 #: Without the bits for "nested" and "in network byte order".
 _KIND = 0x3FFF
@@ -123,6 +124,11 @@ def text(kind: int, value: str) -> bytes:
 def message(kind: int, flags: int, body: bytes, sequence: int = 0) -> bytes:
     """A message of any family; its body is a multiple of 4 bytes long."""
     return HEADER.pack(HEADER.size + len(body), kind, flags, sequence, 0) + body
+
+
+def with_sequence(data: bytes, sequence: int) -> bytes:
+    """The message with another sequence number."""
+    return data[:8] + _SEQUENCE.pack(sequence) + data[12:]
 
 
 def netfilter(

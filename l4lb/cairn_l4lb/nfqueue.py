@@ -51,21 +51,24 @@ class Waiting(NamedTuple):
     payload: bytes
 
 
-def bind(queue: int, sequence: int = 0) -> bytes:
-    """Have the packets of a queue."""
-    return _config(queue, sequence, netlink.attribute(_CFG_CMD, _COMMAND.pack(_BIND, 0)))
+def bind(queue: int, copy_bytes: int, length: int, flags: int) -> bytes:
+    """Have the packets of a queue; the rest is as for `configure`, and all takes effect at once."""
+    command = netlink.attribute(_CFG_CMD, _COMMAND.pack(_BIND, 0))
+    return _config(queue, command, *_parameters(copy_bytes, length, flags))
 
 
-def unbind(queue: int, sequence: int = 0) -> bytes:
+def unbind(queue: int) -> bytes:
     """No longer; what waits in it is dropped."""
-    return _config(queue, sequence, netlink.attribute(_CFG_CMD, _COMMAND.pack(_UNBIND, 0)))
+    return _config(queue, netlink.attribute(_CFG_CMD, _COMMAND.pack(_UNBIND, 0)))
 
 
-def configure(queue: int, copy_bytes: int, length: int, flags: int, sequence: int = 0) -> bytes:
+def configure(queue: int, copy_bytes: int, length: int, flags: int) -> bytes:
     """Have so many bytes of each packet; `length` packets may wait; FAIL_OPEN, CONNTRACK."""
-    return _config(
-        queue,
-        sequence,
+    return _config(queue, *_parameters(copy_bytes, length, flags))
+
+
+def _parameters(copy_bytes: int, length: int, flags: int) -> tuple[bytes, ...]:
+    return (
         netlink.attribute(_CFG_PARAMS, _PARAMS.pack(copy_bytes, _COPY_PACKET)),
         netlink.u32(_CFG_MAXLEN, length),
         netlink.u32(_CFG_MASK, _ALL_FLAGS),
@@ -73,10 +76,8 @@ def configure(queue: int, copy_bytes: int, length: int, flags: int, sequence: in
     )
 
 
-def _config(queue: int, sequence: int, *parts: bytes) -> bytes:
-    return netlink.netfilter(
-        netlink.QUEUE, _CONFIG, netlink.ACK, *parts, resource=queue, sequence=sequence
-    )
+def _config(queue: int, *parts: bytes) -> bytes:
+    return netlink.netfilter(netlink.QUEUE, _CONFIG, netlink.ACK, *parts, resource=queue)
 
 
 def parse(data: bytes) -> Waiting | None:

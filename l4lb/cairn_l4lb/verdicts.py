@@ -1,0 +1,174 @@
+"""What becomes of a packet in a queue: the rules between NFQUEUE, conntrack and `steering`.
+
+    SYN, first datagram   go on with the slot of their backend as mark
+    RST to a SYN          vanishes while another backend has not been tried; the SYN is sent again
+    our own SYN again     goes on with the mark that it has
+    anything else         goes on as it is
+
+Whatever cannot be read, or has no backend, goes on as it is: what becomes of it is up to the rules
+of the kernel.
+"""
+
+from collections import Counter
+from typing import Protocol
+
+from . import conntrack, nfqueue, packets
+from .channel import SteerSettings
+from .conntrack import REPLACEABLE, SEEN_REPLY, Entry
+from .netlink import Malformed
+from .nfqueue import Waiting
+from .packets import RST, SYN, TCP, Packet
+from .steering import Decision, Steering
+
+#: How many SYNs are kept to be sent again, and for how long at least, seconds.
+MAX_KEPT, KEEP_S = 100_000, 4.0
+
+
+class Kernel(Protocol):
+    """What a verdict may need of the kernel, at once.  Nothing of it raises OSError."""
+
+    def look(self, protocol: int, flow: bytes) -> Entry | None:
+        """The conntrack entry of a flow."""
+
+    def delete(self, protocol: int, flow: bytes) -> None:
+        """Delete it, if it is there."""
+
+    def create(self, flow: bytes, backend: bytes, port: int) -> bool:
+        """Make it; False when a connection has it that still lives, or there is no source."""
+
+    def resend(self, packet: bytes, mark: int) -> bool:
+        """Send a packet again, with this mark."""
+
+
+class Verdicts:
+    """Decides on packets.
+
+    Invariant: of a flow at most one SYN is kept, the last that came.
+    """
+
+    def __init__(self, steering: Steering, settings: SteerSettings, kernel: Kernel) -> None:
+        self.counters: Counter[str] = Counter()
+        self._steering, self._kernel = steering, kernel
+        self._mask = self._shift = 0
+        self._keep = False
+        #: SYNs and the marks that they came with, by flow: the latest, and those before them.
+        self._kept: dict[bytes, tuple[bytes, int]] = {}
+        self._older: dict[bytes, tuple[bytes, int]] = {}
+        self._turn_at = 0.0
+        self.configure(settings)
+
+    def configure(self, settings: SteerSettings) -> None:
+        """Go on with other settings."""
+        mask = settings.mark_mask
+        self._mask, self._shift = mask, (mask & -mask).bit_length() - 1
+        self._keep = settings.retry_refused
+
+    def verdict(self, data: bytes, now: float) -> bytes:
+        """The messages that answer one from a queue; empty for what waits for no answer."""
+        try:
+            waiting = nfqueue.parse(data)
+        except Malformed:
+            self.counters["malformed"] += 1
+            known = nfqueue.number_of(data)
+            return nfqueue.accept(*known) if known else b""
+        if waiting is None:
+            self.counters["netlink_errors"] += 1
+            return b""
+        packet = packets.parse(waiting.payload)
+        if packet is None:
+            self.counters["unparsable"] += 1
+        elif packet.protocol != TCP or packet.flags & (SYN | RST) == SYN:
+            return self._syn(waiting, packet, now)
+        elif packet.flags & RST and waiting.conntrack and self._refused(waiting, now):
+            return nfqueue.drop(waiting.queue, waiting.number)
+        return nfqueue.accept(waiting.queue, waiting.number)
+
+    def _syn(self, waiting: Waiting, packet: Packet, now: float) -> bytes:
+        queue, number, hook, mark, _, payload = waiting
+        if mark & self._mask and hook == nfqueue.OUTPUT:
+            # ours, sent again; the mark is what was decided
+            return nfqueue.accept(queue, number)
+        protocol, flow, sequence, _ = packet
+        decision = self._steering.packet(protocol, flow, sequence, now)
+        if decision is None:
+            return nfqueue.accept(queue, number)
+        slot, address, port, again, mode, hedge_s = decision
+        before = b""
+        if again:
+            if self._answered(protocol, flow, now):
+                return nfqueue.accept(queue, number)
+            before = conntrack.delete(protocol, flow)
+        if protocol == TCP:
+            if self._keep or hedge_s:
+                self._remember(flow, payload, mark, now)
+            if mode == "ctnetlink":
+                self._create(flow, address, port)
+        marked = nfqueue.accept_marked(queue, number, mark & ~self._mask | slot << self._shift)
+        return before + marked if before else marked
+
+    def _create(self, flow: bytes, address: bytes, port: int) -> None:
+        """Make the entry; the mark that the SYN gets all the same does nothing to it but to name
+        the backend, as translations of an entry are never made twice."""
+        made = self._kernel.create(flow, address, port)
+        self.counters["entries" if made else "entries_failed"] += 1
+
+    # -- once more ---------------------------------------------------------------------------------
+
+    def _answered(self, protocol: int, flow: bytes, now: float) -> bool:
+        """Whether the backend has answered after all and its event is still on its way: then the
+        connection stays where it is."""
+        entry = self._kernel.look(protocol, flow)
+        if entry is None or not entry.status & SEEN_REPLY or entry.tcp_state in REPLACEABLE:
+            return False  # the last ones: of an earlier connection with the same ports
+        self.counters["answered_late"] += 1
+        self._steering.event(
+            conntrack.UPDATE, protocol, flow, entry.reply_source, entry.status, now
+        )
+        return True
+
+    def _refused(self, waiting: Waiting, now: float) -> bool:
+        """Whether another backend gets the SYN that an RST came for."""
+        try:
+            entry = conntrack.parse_entry(waiting.conntrack)
+        except Malformed:
+            self.counters["malformed"] += 1
+            return False
+        if entry is None or entry.status & conntrack.ASSURED:
+            return False
+        kept = self._recall(entry.flow)
+        if kept is None:
+            return False
+        decision = self._steering.refused(entry.flow, now)
+        return decision is not None and self._again(entry.flow, kept, decision)
+
+    def hedge(self, flow: bytes, decision: Decision, now: float) -> bool:
+        """Send a SYN that has no answer yet to another backend; False when it is not kept, or has
+        its answer."""
+        kept = self._recall(flow)
+        if kept is None or self._answered(TCP, flow, now):
+            return False
+        return self._again(flow, kept, decision)
+
+    def _again(self, flow: bytes, kept: tuple[bytes, int], decision: Decision) -> bool:
+        packet, mark = kept
+        self._kernel.delete(TCP, flow)
+        sent = self._kernel.resend(packet, mark & ~self._mask | decision.slot << self._shift)
+        self.counters["resent" if sent else "resend_failed"] += 1
+        return sent
+
+    def answered(self, flow: bytes) -> None:
+        """There was an answer: its SYN will not be needed."""
+        if self._kept.pop(flow, None) is None:
+            self._older.pop(flow, None)
+
+    def _remember(self, flow: bytes, payload: bytes, mark: int, now: float) -> None:
+        packet = packets.whole(payload)
+        if packet is None:
+            return
+        if now >= self._turn_at or len(self._kept) >= MAX_KEPT:
+            self._older, self._kept = self._kept, {}
+            self._turn_at = now + KEEP_S
+        self._kept[flow] = packet, mark
+
+    def _recall(self, flow: bytes) -> tuple[bytes, int] | None:
+        return self._kept.get(flow) or self._older.get(flow)
