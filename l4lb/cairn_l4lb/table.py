@@ -248,7 +248,9 @@ class Table:
                 self._tasks_due |= self._of_agent.get(one, set())
                 self._move_host(old, new)
             case FrameworkRow(id=one):
-                self._tasks_due |= self._of_framework.get(one, set())
+                # A scheduler that comes and goes must not cost all of its tasks.
+                if _name_of(old) != _name_of(new):
+                    self._tasks_due |= self._of_framework.get(one, set())
             case MasterRow():
                 self._move_host(old, new)
             case VipRow(name=name):
@@ -443,6 +445,10 @@ class Table:
             if other is not one and _rank(one) < _rank(other):
                 best[one.address, one.port] = one
         return tuple(best[place] for place in sorted(best))
+
+
+def _name_of(row: Row | None) -> str | None:
+    return row.name if isinstance(row, FrameworkRow) else None
 
 
 def _all(entry: _Entry) -> Iterable[Member]:

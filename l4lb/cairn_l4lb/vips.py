@@ -80,6 +80,8 @@ class TaskVips(NamedTuple):
 
 
 NOTHING = TaskVips()
+#: The tasks of an app ask for the same name.
+_full_name = lru_cache(maxsize=16_384)(full_name)
 
 
 def task_backends(
@@ -140,7 +142,7 @@ def _members(
         if framework is None:
             raise _NotPlaced(f"framework {shorten(task.framework_id, 60)!r} is not known")
         try:
-            name = full_name(one.label, framework.name)
+            name = _full_name(one.label, framework.name)
         except BadName as error:
             raise _NotPlaced(str(error)) from None
     labels = one.source.labels if isinstance(one.source, DiscoveryPort) else ()
@@ -227,9 +229,12 @@ def _matches(mapped: str, protocol: Protocol) -> bool:
 def _container_addresses(networks: Iterable[NetworkRow]) -> list[str]:
     """The first address of each family of the first network that has any."""
     for network in networks:
-        found = [address for text in network.addresses if (address := canonical(text))]
+        found: dict[bool, str] = {}
+        for address in map(canonical, network.addresses):
+            if address:
+                found.setdefault(":" in address, address)
         if found:
-            return list({":" in address: address for address in reversed(found)}.values())[::-1]
+            return list(found.values())
     return []
 
 

@@ -1,0 +1,58 @@
+"""Addresses that no VIP may have."""
+
+import pytest
+
+from cairn_l4lb.literals import Guard
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("0.0.0.0", "unspecified"),
+        ("0.1.2.3", "unspecified"),
+        ("127.0.0.1", "loopback"),
+        ("127.255.0.1", "loopback"),
+        ("169.254.169.254", "link-local"),
+        ("224.0.0.251", "multicast"),
+        ("255.255.255.255", "reserved or broadcast"),
+        ("9.0.1.2", "of the overlay"),
+        ("203.0.113.7", "in a network of this host"),
+        ("203.0.113.255", "in a network of this host"),
+        ("10.1.1.1", "that of a host"),
+        ("::", "unspecified"),
+        ("::1", "loopback"),
+        ("::ffff:7f00:1", "IPv4 inside of IPv6"),
+        ("fe80::1", "link-local"),
+        ("ff02::1", "multicast"),
+        ("fd01:b::7", "of the overlay"),
+        ("2001:db8::7", "in a network of this host"),
+    ],
+)
+def test_what_is_something_else_is_refused(address: str, reason: str) -> None:
+    guard = Guard(["10.1.1.1"], ["203.0.113.5/24", "2001:db8::1/64"])
+    assert reason in guard.reason(address)
+    assert address in guard.reason(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["1.2.3.4", "11.1.2.3", "198.51.100.7", "fd01:c::1", "10.1.1.2"]
+)
+def test_others_are_not(address: str) -> None:
+    assert Guard(["10.1.1.1"]).reason(address) == ""
+
+
+def test_hosts_come_and_go() -> None:
+    guard = Guard()
+    assert guard.add_host("10.0.0.1")
+    assert not guard.add_host("10.0.0.1")
+    assert guard.reason("10.0.0.1") == "address 10.0.0.1 is that of a host of the cluster"
+    assert not guard.remove_host("10.0.0.1")
+    assert guard.reason("10.0.0.1")
+    assert guard.remove_host("10.0.0.1")
+    assert guard.reason("10.0.0.1") == ""
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "x", "10.0.0.0/33"])
+def test_what_is_no_network_of_a_link_is_refused(network: str) -> None:
+    with pytest.raises(ValueError, match=r"network|IPv4"):
+        Guard(own=[network])
