@@ -17,6 +17,13 @@ from cairn_core.kit.http_auth import parse_credentials
 from cairn_core.mesos.types import DomainInfo
 from cairn_core.resources import ResourceError, quantities
 from cairn_core.roles import RoleError, validate, validate_all
+from cairn_core.vips.addresses import (
+    DEFAULT_IPV4,
+    DEFAULT_IPV6,
+    AddressRange,
+    Allocator,
+    BadRange,
+)
 
 MAX_CREDENTIALS_BYTES = 1024 * 1024
 
@@ -72,6 +79,22 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
     registry_max_agent_count: Annotated[
         int, Meta(ge=0, description="unreachable and gone agents that are remembered at most")
     ] = 102_400
+    vip_min_ip: Annotated[str, _text("first address of named VIPs; empty: no IPv4 ones")] = (
+        DEFAULT_IPV4.min
+    )
+    vip_max_ip: Annotated[str, _text("last address of named VIPs")] = DEFAULT_IPV4.max
+    vip_allocator: Annotated[
+        Allocator, _text("how an IPv4 one is looked for: as Minuteman with `nfq` or `ipvs` did")
+    ] = "nfq"
+    vip_min_ip6: Annotated[str, _text("first IPv6 address of named VIPs; empty: no IPv6 ones")] = (
+        DEFAULT_IPV6.min
+    )
+    vip_max_ip6: Annotated[str, _text("last IPv6 address of named VIPs")] = DEFAULT_IPV6.max
+    # A week: whoever is stopped over a holiday is found where clients remember it, and a name
+    # costs nothing but one of 16 million addresses.
+    vip_release: Annotated[
+        Seconds, _text("a name that no task asks for keeps its address for so long")
+    ] = 7 * 86400.0
     roles: Annotated[str, _text("roles that may be used, comma-separated; empty: any")] = ""
     weights: Annotated[str, _text("`role=weight,...`; used while the registry has no weights")] = ""
     root_submissions: Annotated[bool, _text("frameworks may run as root")] = True
@@ -88,6 +111,8 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         self.domain_info()
         self.minimum()
         self.role_table()
+        self.vip_range()
+        self.vip_range6()
         if self.authenticates and not self.credentials:
             raise ValueError("credentials: must name a file when somebody must authenticate")
 
@@ -131,6 +156,14 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         except ResourceError as error:
             raise ValueError(f"min_allocatable_resources: {error}") from None
 
+    def vip_range(self) -> AddressRange | None:
+        """Where the IPv4 addresses of named VIPs come from; None: there are none."""
+        return _range("vip_min_ip", self.vip_min_ip, self.vip_max_ip, self.vip_allocator, 4)
+
+    def vip_range6(self) -> AddressRange | None:
+        """The same for IPv6."""
+        return _range("vip_min_ip6", self.vip_min_ip6, self.vip_max_ip6, DEFAULT_IPV6.allocator, 6)
+
     def domain_info(self) -> DomainInfo | None:
         """The fault domain of this master."""
         if not self.domain:
@@ -139,6 +172,20 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
             return msgspec.json.decode(self.domain, type=DomainInfo)
         except msgspec.MsgspecError as error:
             raise ValueError(f"domain: {shorten(str(error))}") from None
+
+
+def _range(
+    name: str, first: str, last: str, allocator: Allocator, version: int
+) -> AddressRange | None:
+    if not first:
+        return None
+    try:
+        span = AddressRange.parse(first, last, allocator)
+    except BadRange as error:
+        raise ValueError(f"{name}: {error}") from None
+    if span.ipv6 != (version == 6):
+        raise ValueError(f"{name}: not IPv{version}: {span.min}")
+    return span
 
 
 def read_credentials(path: str) -> dict[str, str]:

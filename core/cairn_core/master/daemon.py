@@ -10,6 +10,7 @@ own, because only then no other master can act.
 import asyncio
 import contextlib
 import gc
+import heapq
 import logging
 import socket
 import time
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import entry_points
 from ipaddress import ip_address
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -44,6 +46,7 @@ from cairn_core.master.feed import FeedRows
 from cairn_core.master.http_context import check_leader
 from cairn_core.master.io_master import Master
 from cairn_core.master.registry import LOG, read_registry
+from cairn_core.master.state.cluster import VipTable
 from cairn_core.master.state.core import MasterCore
 from cairn_core.master.state.records import MasterRecord
 from cairn_core.master.state.settings import Settings
@@ -57,6 +60,8 @@ log = logging.getLogger(__name__)
 
 #: The version that is answered to others. Clients compare it with versions of Apache Mesos.
 COMPATIBLE_VERSION = "1.11.0"
+#: Named VIPs that `/debug/state` shows.
+SHOWN_VIPS = 100
 CAPABILITIES = ("AGENT_UPDATE", "QUOTA_V2")
 
 
@@ -262,6 +267,9 @@ def rules_settings(config: MasterConfig, secrets: dict[str, str]) -> Settings:
         registry_gc_interval_s=config.registry_gc_interval,
         registry_max_agent_age_s=config.registry_max_agent_age,
         registry_max_agent_count=config.registry_max_agent_count,
+        vip_ipv4=config.vip_range(),
+        vip_ipv6=config.vip_range6(),
+        vip_release_s=config.vip_release,
     )
 
 
@@ -330,6 +338,9 @@ def _export(metrics: Metrics, master: Master) -> None:
         "frameworks_connected_count": lambda: sum(f.connected for f in cluster.frameworks.values()),
         "offers_outstanding_count": lambda: len(cluster.offers),
         "tasks_live_count": lambda: sum(len(f.tasks) for f in cluster.frameworks.values()),
+        "vips_named_count": lambda: len(cluster.vips.addresses),
+        "vips_idle_count": lambda: len(cluster.vips.idle),
+        "vips_without_address_count": lambda: len(cluster.vips.refused),
         "leading_info": lambda: int(master.leads() and master.recovered()),
         "allocation_round_seconds": lambda: master.round_s,
         "registry_store_seconds": lambda: master.registry.append_s,
@@ -339,6 +350,19 @@ def _export(metrics: Metrics, master: Master) -> None:
     )
     for name, read in gauges.items():
         metrics.gauge(name, f"see {name.replace('_', ' ')}").set_function(read)
+
+
+def _vips(vips: VipTable) -> dict[str, Any]:
+    """Names and addresses, the first of each."""
+    names = heapq.nsmallest(SHOWN_VIPS, vips.addresses)
+    return {
+        "named": len(vips.addresses),
+        "idle": len(vips.idle),
+        "storing": len(vips.storing),
+        "without_address": len(vips.refused),
+        "addresses": {name: " ".join(vips.addresses.of(name) or ()).strip() for name in names},
+        "reasons": dict(islice(vips.refused.items(), SHOWN_VIPS)),
+    }
 
 
 def _debug_state(master: Master, feed: FeedServer) -> dict[str, Any]:
@@ -369,6 +393,7 @@ def _debug_state(master: Master, feed: FeedServer) -> dict[str, Any]:
         "streams": len(master.schedulers),
         "links": len(master.agents),
         "registry_queue": len(master.registry),
+        "vips": _vips(cluster.vips),
         "feed_rows": len(feed.publisher),
         "feed_subscribers": feed.subscribers,
     }

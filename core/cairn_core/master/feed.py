@@ -1,6 +1,6 @@
 """The rows that the master publishes on the node feed, made of its records.
 
-One row per live task, agent, framework and master; see `cairn_core.mesos.feed_rows`.
+One row per live task, agent, framework, master and named VIP; see `cairn_core.mesos.feed_rows`.
 """
 
 import logging
@@ -16,6 +16,7 @@ from cairn_core.master.state.effects import (
     Changed,
     FrameworkChanged,
     TaskChanged,
+    VipChanged,
 )
 from cairn_core.master.state.records import (
     AgentRecord,
@@ -24,7 +25,17 @@ from cairn_core.master.state.records import (
     TaskRecord,
 )
 from cairn_core.mesos import feed_rows, types
-from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, encode_row, task_row
+from cairn_core.mesos.containers import PortMapping
+from cairn_core.mesos.feed_rows import (
+    AgentRow,
+    FrameworkRow,
+    MasterRow,
+    Row,
+    TaskRow,
+    VipRow,
+    encode_row,
+    task_row,
+)
 from cairn_core.mesos.types import MasterInfo, TaskState
 
 log = logging.getLogger(__name__)
@@ -51,8 +62,11 @@ class FeedRows:
         self.put(master_row(leader))
         for known in cluster.recovered_agents.values():
             self.put(known_agent_row(known))
+        for name in cluster.vips.addresses:
+            if name not in cluster.vips.storing and (given := cluster.vips.addresses.of(name)):
+                self.put(VipRow(name, *given))
 
-    def put(self, row: feed_rows.TaskRow | AgentRow | FrameworkRow | MasterRow) -> None:
+    def put(self, row: Row) -> None:
         """Set one row; what is too large for the feed is left out of it, and logged."""
         try:
             self._server.put(row.key, encode_row(row))
@@ -66,7 +80,7 @@ class FeedRows:
             case TaskChanged(task, Change.REMOVED):
                 self._server.delete(f"{feed_rows.TASK}{task.framework_id}/{task.task_id}")
             case TaskChanged(task):
-                self.put(task_row(_published(task)))
+                self.put(_task_row(task))
             case AgentChanged(AgentRecord(agent_id=agent_id), Change.REMOVED):
                 self._server.delete(f"{feed_rows.AGENT}{agent_id}")
             case AgentForgotten(agent_id):
@@ -77,26 +91,40 @@ class FeedRows:
                 self._server.delete(f"{feed_rows.FRAMEWORK}{framework.framework_id}")
             case FrameworkChanged(framework):
                 self.put(framework_row(framework))
+            case VipChanged(name, _, Change.REMOVED):
+                self._server.delete(f"{feed_rows.VIP}{name}")
+            case VipChanged(name, given):
+                self.put(VipRow(name, *given))
             case _:
                 return
+
+
+class _Docker(msgspec.Struct):
+    port_mappings: tuple[PortMapping, ...] = ()
+
+
+class _Container(msgspec.Struct):
+    docker: _Docker | None = None
 
 
 class _Static(msgspec.Struct):
     """What a row needs of `TaskRecord.static`: the rest is not decoded."""
 
     resources: tuple[types.Resource, ...] = ()
+    labels: types.Labels | None = None
     discovery: types.DiscoveryInfo | None = None
+    container: _Container | None = None
+    health_check: msgspec.Raw = msgspec.Raw()
 
 
 _decode_static = msgspec.json.Decoder(_Static).decode
 _decode_status = msgspec.json.Decoder(types.TaskStatus).decode
 
 
-def _published(task: TaskRecord) -> types.Task:
-    """A task with as much as its row shows."""
+def _task_row(task: TaskRecord) -> TaskRow:
     static = _decode_static(task.static)
     running = [kept.json for kept in task.statuses if kept.state is TaskState.RUNNING]
-    return types.Task(
+    shown = types.Task(
         task.name,
         types.TaskID(task.task_id),
         types.FrameworkID(task.framework_id),
@@ -104,7 +132,20 @@ def _published(task: TaskRecord) -> types.Task:
         task.state,
         resources=static.resources,
         statuses=tuple(map(_decode_status, running)),
+        labels=static.labels,
         discovery=static.discovery,
+    )
+    row = task_row(shown)
+    docker = static.container.docker if static.container is not None else None
+    if not static.health_check and (docker is None or not docker.port_mappings):
+        return row
+    return msgspec.structs.replace(
+        row,
+        docker_ports=tuple(
+            (m.host_port, m.container_port, m.protocol or "")
+            for m in (docker.port_mappings if docker is not None else ())
+        ),
+        health_checked=bool(static.health_check),
     )
 
 

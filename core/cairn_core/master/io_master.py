@@ -36,6 +36,8 @@ from cairn_core.master.state.effects import (
     TaskChanged,
     ToLink,
     ToStream,
+    VipChanged,
+    VipsRefused,
 )
 from cairn_core.master.state.records import Quota
 from cairn_core.mesos import scheduler_api
@@ -263,6 +265,8 @@ class Master:
                 | AgentForgotten()
                 | FrameworkChanged()
                 | RoleChanged()
+                | VipChanged()
+                | VipsRefused()
             ):
                 _log_change(effect)
                 for listener in self._listeners:
@@ -385,5 +389,11 @@ def _log_change(effect: Changed) -> None:
             )  # fmt: skip
         case RoleChanged(role):
             log.info("quota or weight changed role=%s", role)
+        case VipChanged(name, (ipv4, ipv6), change):
+            log.info("vip %s name=%s ipv4=%s ipv6=%s", change.value, name, ipv4, ipv6)
+        case VipsRefused(count, name, reason):
+            log.warning(
+                "vips refused count=%d first=%s reason=%s", count, name, shorten(reason, 160)
+            )
         case _:
             return

@@ -83,6 +83,9 @@ class Tally:
         out["master/frameworks_disconnected"] = float(sum(not f.connected for f in frameworks))
         out["master/frameworks_active"] = float(sum(f.active for f in frameworks))
         out["master/frameworks_inactive"] = float(sum(not f.active for f in frameworks))
+        out["master/vips"] = float(len(cluster.vips.addresses))
+        out["master/vips_idle"] = float(len(cluster.vips.idle))
+        out["master/vips_without_address"] = float(len(cluster.vips.refused))
         out["master/outstanding_offers"] = float(len(cluster.offers))
         states: Counter[TaskState] = Counter()
         for framework in frameworks:

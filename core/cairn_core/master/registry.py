@@ -1,8 +1,9 @@
-"""What of the master outlives it: agents, quota and weights, as records of the replicated log.
+"""What of the master outlives it: agents, quota, weights and VIPs, as records of the log.
 
     agent/<agent id>     StoredAgent     admitted, unreachable or gone
     quota/<role>         StoredQuota     absent: no guarantee, no limit
     weight/<role>        StoredWeight    absent: 1
+    vip/<name>           StoredVip       addresses of `<label>.<framework>`
 
 Frameworks and tasks are not here: agents and frameworks bring them along when they return.
 Ids need no storing, for they begin with the id of the master that made them.
@@ -19,6 +20,7 @@ from cairn_core.extensions import AgentId
 from cairn_core.master.state.records import KnownAgent, Quota
 from cairn_core.mesos.types import AgentInfo
 from cairn_core.replog.interface import Record
+from cairn_core.vips.addresses import Given
 
 #: Name of the log.
 LOG = "registry"
@@ -54,6 +56,13 @@ class StoredWeight(msgspec.Struct, frozen=True):
     weight: float
 
 
+class StoredVip(msgspec.Struct, frozen=True):
+    """Addresses of a name, empty where it has none of a family."""
+
+    ipv4: str
+    ipv6: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryImage:
     """The registry, decoded."""
@@ -63,6 +72,7 @@ class RegistryImage:
     gone: dict[str, KnownAgent] = field(default_factory=dict)
     quotas: dict[str, Quota] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    vips: dict[str, Given] = field(default_factory=dict)
 
 
 def agent_record(agent_id: str, standing: AgentStanding, info: bytes, time: float = 0.0) -> Record:
@@ -89,6 +99,16 @@ def weight_record(role: str, weight: float) -> Record:
     return Record(f"weight/{role}", msgspec.json.encode(StoredWeight(weight)), SCHEMA)
 
 
+def vip_record(name: str, given: Given) -> Record:
+    """The record that gives a named VIP its addresses."""
+    return Record(f"vip/{name}", msgspec.json.encode(StoredVip(*given)), SCHEMA)
+
+
+def vip_removal(name: str) -> Record:
+    """The record that frees the addresses of a named VIP."""
+    return Record(f"vip/{name}", None, SCHEMA)
+
+
 def read_registry(items: Iterable[tuple[str, bytes, int]]) -> RegistryImage:
     """Decode key, value and schema of every record.
 
@@ -98,7 +118,7 @@ def read_registry(items: Iterable[tuple[str, bytes, int]]) -> RegistryImage:
     image = RegistryImage()
     for key, value, schema in items:
         kind, _, name = key.partition("/")
-        if kind not in ("agent", "quota", "weight"):
+        if kind not in ("agent", "quota", "weight", "vip"):
             continue
         if schema > SCHEMA:
             raise LocalError(f"registry record '{key}' has schema {schema}, newer than {SCHEMA}")
@@ -124,5 +144,8 @@ def _read(image: RegistryImage, kind: str, name: str, value: bytes) -> None:
     elif kind == "quota":
         quota = msgspec.json.decode(value, type=StoredQuota)
         image.quotas[name] = Quota(quota.guarantees, quota.limits)
+    elif kind == "vip":
+        vip = msgspec.json.decode(value, type=StoredVip)
+        image.vips[name] = Given(vip.ipv4, vip.ipv6)
     else:
         image.weights[name] = msgspec.json.decode(value, type=StoredWeight).weight

@@ -233,6 +233,43 @@ async def test_the_registry_outlives_the_master(tmp_path: Path) -> None:
         assert [*cluster.recovered_agents] == [f"{first_id}-S0"]
 
 
+async def test_the_address_of_a_vip_outlives_the_master(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+    async with running(tmp_path) as assembly, session() as client, asyncio.TaskGroup() as group:
+        scheduler = Scheduler(client, assembly.http.port)
+        await scheduler.subscribe(group, name="marathon")
+        group.create_task(Agent(assembly.http.port).client.run(stop))
+        (event,) = await until(lambda: scheduler.of("OFFERS"))
+        (offer,) = event["offers"]["offers"]
+        labels = {"labels": [{"key": "VIP_0", "value": "/nginxdocker:80"}]}
+        task = {
+            "name": "t", "task_id": {"value": "t"}, "agent_id": offer["agent_id"],
+            "command": {"value": "sleep 1"},
+            "discovery": {
+                "visibility": "FRAMEWORK", "ports": {"ports": [{"number": 80, "labels": labels}]}
+            },
+            "resources": [{"name": "cpus", "type": "SCALAR", "scalar": {"value": 1}}],
+        }  # fmt: skip
+        launch = {"type": "LAUNCH", "launch": {"task_infos": [task]}}
+        accept = {"offer_ids": [offer["id"]], "operations": [launch]}
+        assert await scheduler.call("ACCEPT", accept=accept) == (202, "")
+        await until(lambda: scheduler.of("UPDATE"))
+        vips = assembly.master.cluster.vips
+        await until(lambda: vips.addresses and not vips.storing)
+        scheduler.answer.close()
+        stop.set()
+    async with running(tmp_path) as assembly, session() as client:
+        url = f"http://127.0.0.1:{assembly.http.port}"
+        async with client.get(f"{url}/debug/state") as answer:
+            shown = (await answer.json())["vips"]
+        assert shown["addresses"] == {
+            "nginxdocker.marathon": "11.112.175.214 fd01:c::40c2:fc7e:db38:c4ce"
+        }
+        assert (shown["named"], shown["idle"], shown["without_address"]) == (1, 1, 0)
+        async with client.get(f"{url}/metrics") as answer:
+            assert "vips_named_count 1.0" in await answer.text()
+
+
 async def test_an_agent_whose_link_breaks_comes_back(tmp_path: Path) -> None:
     stop = asyncio.Event()
     async with running(tmp_path) as assembly, asyncio.TaskGroup() as group:
@@ -449,10 +486,12 @@ def test_credentials_in_both_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("weights", "a"), ("weights", "a=0"), ("roles", "a//b"), ("domain", "{"),
-     ("min_allocatable_resources", "cpus"), ("authenticate_agents", True)],
+     ("min_allocatable_resources", "cpus"), ("vip_min_ip", "11.0.0"), ("vip_min_ip", "fd00::"),
+     ("vip_max_ip", "11.0.0.0"), ("vip_max_ip6", "11.0.0.1"), ("vip_allocator", "x"),
+     ("authenticate_agents", True)],
 )  # fmt: skip
 def test_wrong_settings_name_themselves(name: str, value: Any) -> None:
-    wanted = "credentials" if name == "authenticate_agents" else name
+    wanted = {"authenticate_agents": "credentials"}.get(name, name).replace("vip_max", "vip_min")
     with pytest.raises((ValueError, msgspec.ValidationError), match=wanted):
         msgspec.convert({name: value}, MasterConfig)
 

@@ -4,13 +4,19 @@ from collections import Counter
 
 import pytest
 
+from cairn_core.master.registry import LOG, SCHEMA, read_registry
+from cairn_core.master.state.cluster import VipTable
 from cairn_core.master.state.invariants import check
 from cairn_core.master.state.settings import Settings
+from cairn_core.mesos import types
+from cairn_core.replog.interface import Entry
 from cairn_core.resources import Resources
 from cairn_core.testing.sim.agent import SimAgent
 from cairn_core.testing.sim.framework import SimFramework
+from cairn_core.testing.sim.log import SimLog
 from cairn_core.testing.sim.master import SimMaster
-from cairn_core.testing.sim.world import World
+from cairn_core.testing.sim.world import World, at_once
+from cairn_core.vips.addresses import AddressRange
 from cairn_scheduler.allocator import HierarchicalDrf
 
 TOTAL = Resources.parse("cpus:4;mem:4096")
@@ -21,7 +27,15 @@ SETTINGS = Settings(
     agent_reregister_timeout_s=30.0,
     max_joining=2,
     joins_per_s=4.0,
+    vip_ipv4=AddressRange("11.0.0.0", "11.0.0.9", "nfq"),
+    vip_release_s=15.0,
 )
+
+
+def vip(number: int) -> types.DiscoveryInfo:
+    """Of a task: four names in turn, so that those of three frameworks do not fit the range."""
+    labels = types.Labels((types.Label("VIP_0", f"/app{number % 4}:80"),))
+    return types.DiscoveryInfo("FRAMEWORK", ports=types.Ports((types.Port(80, labels=labels),)))
 
 
 class Lab:
@@ -40,7 +54,9 @@ class Lab:
         ]  # fmt: skip
         capabilities = [("PARTITION_AWARE", "MULTI_ROLE"), ("MULTI_ROLE",), ()]
         self.frameworks = [
-            SimFramework(world, self.master, n, 4, SIZE, capabilities=capabilities[n % 3])
+            SimFramework(
+                world, self.master, n, 4, SIZE, capabilities=capabilities[n % 3], discovery=vip
+            )
             for n in range(frameworks)
         ]
         self.master.start()
@@ -115,7 +131,29 @@ def test_nothing_is_lost_doubled_or_leaked(seed: int) -> None:
         assert on_agents <= set(framework.tasks)
     assert not running
 
+    _addresses_are_as_recorded(lab, cluster.vips)
     _everything_comes_back(lab)
+
+
+def _addresses_are_as_recorded(lab: Lab, vips: VipTable) -> None:
+    """The registry says what the master does, and never gave an address that was another's."""
+    assert not vips.storing
+    assert not vips.leaving
+    assert vips.uses
+    held: dict[str, bytes] = {}
+    for entry in at_once(_entries(lab.master.log)):
+        key, value = entry.record.key, entry.record.value
+        if key.startswith("vip/"):
+            held.pop(key, None)
+            if value is not None:
+                held[key] = value
+                assert len(set(held.values())) == len(held), "one address, two names"
+    image = read_registry((key, value, SCHEMA) for key, value in held.items())
+    assert image.vips == {name: vips.addresses.of(name) for name in vips.addresses}
+
+
+async def _entries(log: SimLog) -> list[Entry]:
+    return [entry async for entry in log.read(LOG)]
 
 
 def _everything_comes_back(lab: Lab) -> None:

@@ -30,6 +30,7 @@ from cairn_core.mesos.agent_api import Hello, Inventory, MasterMessage
 from cairn_core.mesos.scheduler_api import Event
 from cairn_core.replog.interface import Record
 from cairn_core.resources import Resources
+from cairn_core.vips.addresses import Addresses
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +50,30 @@ class Joining:
 
 
 @dataclass(slots=True)
+class VipTable:
+    """Named VIPs; see `vips`, which alone writes here.
+
+    addresses: of all names that have some, also of those in `storing` and `leaving`.
+    names_of: what a task asks for, by framework id and task id; without tasks that ask for nothing.
+    uses: how many tasks ask for a name. idle: names with addresses that none asks for, and since
+        when (monotonic seconds), the oldest first.
+    wanted: names that the fact being handled asks for first. refused: names that are asked for and
+        got no address, and why. storing, leaving: names of which a record is on its way.
+    timer: when the oldest idle name is looked at.
+    """
+
+    addresses: Addresses
+    names_of: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    uses: dict[str, int] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
+    wanted: dict[str, None] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    storing: set[str] = field(default_factory=set)
+    leaving: set[str] = field(default_factory=set)
+    timer: float | None = None
+
+
+@dataclass(slots=True)
 class Cluster:
     """The tables.
 
@@ -60,6 +85,7 @@ class Cluster:
     transitions: agents of which a change is on its way to the registry.
     offers: all outstanding ones, by id.
     quotas, weights: as the registry has them, by role; a role that is absent has the default.
+    vips: names of VIPs and their addresses.
     counts: events since start under the names of the original's metrics (`master/...`).
     pids: pid to agent id, of `agents`. unheard: agent process (session) to the id that it was
         given and has not used yet. queue_end: when the last place in the queue of joiners is.
@@ -88,6 +114,7 @@ class Cluster:
     joining: dict[int, Joining] = field(default_factory=dict)
     pids: dict[str, AgentId] = field(default_factory=dict)
     unheard: dict[str, AgentId] = field(default_factory=dict)
+    vips: VipTable = field(init=False)
     queue_end: float = 0.0
     port_changes: dict[str, Resources] = field(default_factory=dict)
     now: float = 0.0
@@ -96,6 +123,9 @@ class Cluster:
     _timers: list[tuple[float, int, str, str]] = field(default_factory=list)
     _numbers: Counter[str] = field(default_factory=Counter)
     _storing: dict[int, Callable[[], None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.vips = VipTable(Addresses(self.settings.vip_ipv4, self.settings.vip_ipv6))
 
     def number(self, what: str) -> int:
         """The next number of a kind, from 0 on; ids are unique because the master's id is."""

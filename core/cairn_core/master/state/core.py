@@ -25,6 +25,7 @@ from cairn_core.master.state import (
     reconcile,
     registration,
     tasks,
+    vips,
 )
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import Effect, Reply
@@ -57,6 +58,7 @@ class MasterCore:
             "agent": agents.reregistration_due,
             "recovered": agents.recovery_due,
             ports.NAME: ports.rest_due,
+            vips.NAME: vips.release_due,
             "registry": lambda cluster, _: agents.forget_old(cluster),
         }
 
@@ -81,6 +83,7 @@ class MasterCore:
         c.gone_agents.update(registry.gone)
         c.quotas.update(registry.quotas)
         c.weights.update(registry.weights or default_weights)
+        vips.recover(c, registry.vips)
         for role, quota in c.quotas.items():
             c.allocator.set_quota(role, quota.guarantees, quota.limits)
         if c.weights:
@@ -103,6 +106,7 @@ class MasterCore:
 
     def _effects(self) -> list[Effect]:
         ports.settle(self.cluster)
+        vips.settle(self.cluster)
         effects, self.cluster.out = self.cluster.out, []
         return effects
 

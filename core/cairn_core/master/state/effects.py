@@ -14,6 +14,7 @@ from cairn_core.mesos.agent_api import MasterMessage
 from cairn_core.mesos.scheduler_api import Event
 from cairn_core.mesos.types import TaskStatus
 from cairn_core.replog.interface import Record
+from cairn_core.vips.addresses import Given
 
 
 class Change(enum.Enum):
@@ -130,8 +131,33 @@ class RoleChanged:
     role: str
 
 
+@dataclass(frozen=True, slots=True)
+class VipChanged:
+    """A name has these addresses (ADDED) or no longer (REMOVED), and the registry says so."""
+
+    name: str
+    given: Given
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class VipsRefused:
+    """So many names that tasks ask for got no address; the first of them, and why."""
+
+    count: int
+    name: str
+    reason: str
+
+
 Changed: TypeAlias = (
-    FrameworkChanged | AgentChanged | AgentForgotten | TaskChanged | OfferChanged | RoleChanged
+    FrameworkChanged
+    | AgentChanged
+    | AgentForgotten
+    | TaskChanged
+    | OfferChanged
+    | RoleChanged
+    | VipChanged
+    | VipsRefused
 )
 Effect: TypeAlias = (
     ToStream | CloseStream | ToLink | CloseLink | StoreRegistry | Reply | AllocationNeeded | Changed

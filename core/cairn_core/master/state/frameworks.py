@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import msgspec
 
 from cairn_core.extensions import Constraint, FrameworkId
-from cairn_core.master.state import offers, tasks
+from cairn_core.master.state import offers, tasks, vips
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.constraints import ConstraintError, decode_constraints
 from cairn_core.master.state.effects import Change, CloseStream, FrameworkChanged, ToStream
@@ -151,6 +151,8 @@ def _take_over(
     framework.offer_constraints = offer_constraints
     framework.constraints = constraints
     c.allocator.update_framework(for_allocator(framework))
+    if framework.info.name != old.name:
+        vips.renamed(c, framework)
     if framework.info != old:
         for agent_id in agents_of(framework):
             agent = c.agents.get(agent_id)

@@ -1,5 +1,8 @@
 """What must hold between two facts; tests and the simulator call `check`."""
 
+from collections import Counter
+
+from cairn_core.extensions import FrameworkId
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.records import AgentRecord
 from cairn_core.resources import EMPTY, Resources
@@ -14,6 +17,8 @@ def check(c: Cluster) -> None:
     - All resources of an agent are in one place: what is used, in offers, and resting ports are
       apart from each other and within its total.
     - An ended task holds nothing.
+    - A name that a live task asks for has an address or a reason for having none; one that has an
+      address is asked for, idle, or about to be forgotten.
     """
     assert not c.out, f"effects left over: {c.out[:3]}"
     assert not c.port_changes
@@ -45,6 +50,7 @@ def check(c: Cluster) -> None:
         _check_agent(c, agent)
     for link, linked_id in c.links.items():
         assert c.agents[linked_id].link == link
+    _check_vips(c)
 
 
 def _check_offers(c: Cluster) -> None:
@@ -56,6 +62,23 @@ def _check_offers(c: Cluster) -> None:
         assert agent.active, f"offer {offer_id} of an inactive agent"
     assert len(c.offers) == sum(len(f.offers) for f in c.frameworks.values())
     assert len(c.offers) == sum(len(a.offers) for a in c.agents.values())
+
+
+def _check_vips(c: Cluster) -> None:
+    vips = c.vips
+    assert not vips.wanted
+    uses: Counter[str] = Counter()
+    for (framework_id, task_id), names in vips.names_of.items():
+        assert task_id in c.frameworks[FrameworkId(framework_id)].tasks
+        uses.update(names)
+    assert vips.uses == uses
+    named = set(vips.addresses)
+    assert uses.keys() <= named | vips.refused.keys()
+    assert vips.refused.keys() <= uses.keys() - named
+    assert named == (uses.keys() & named) | vips.idle.keys() | vips.leaving
+    assert not vips.idle.keys() & (uses.keys() | vips.leaving)
+    assert vips.storing <= named
+    assert not vips.idle or vips.timer is not None
 
 
 def _check_agent(c: Cluster, agent: AgentRecord) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cairn_core.vips.addresses import DEFAULT_IPV4, DEFAULT_IPV6, AddressRange
+
 #: Default and longest refusal of an offer, in seconds.
 DEFAULT_REFUSE_S = 5.0
 MAX_REFUSE_S = 365 * 86400.0
@@ -21,6 +23,9 @@ class Settings:
         for 5 s.
     max_joining: agents whose inventory is being read at the same time.
     joins_per_s: the rate at which the others are told to come back.
+    vip_ipv4, vip_ipv6: ranges of the addresses of named VIPs; None: none of this family.
+    vip_release_s: a name that no task asks for keeps its addresses for so long.
+    max_vips: names that have an address at most.
     joining_timeout_s: an agent must have sent its inventory by then, or starts over.
     """
 
@@ -44,6 +49,10 @@ class Settings:
     registry_gc_interval_s: float = 900.0
     registry_max_agent_age_s: float = 14 * 86400.0
     registry_max_agent_count: int = 102_400
+    vip_ipv4: AddressRange | None = DEFAULT_IPV4
+    vip_ipv6: AddressRange | None = DEFAULT_IPV6
+    vip_release_s: float = 7 * 86400.0
+    max_vips: int = 65_536
 
     @property
     def ping_timeout_s(self) -> float:

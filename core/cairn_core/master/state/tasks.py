@@ -10,7 +10,7 @@ goes when the framework has acknowledged a terminal update. Source: Apache Mesos
 
 import msgspec
 
-from cairn_core.master.state import ports
+from cairn_core.master.state import ports, vips
 from cairn_core.master.state.cluster import Cluster
 from cairn_core.master.state.effects import Change, TaskChanged
 from cairn_core.master.state.records import (
@@ -110,6 +110,7 @@ def add(c: Cluster, framework: FrameworkRecord, agent: AgentRecord, task: TaskRe
     agent.tasks.setdefault(task.framework_id, {})[task.task_id] = task
     if task.holds:
         hold(c, agent, task.framework_id, task.role, task.resources)
+    vips.added(c, framework, task)
     c.emit(TaskChanged(task, Change.ADDED))
 
 
@@ -171,6 +172,7 @@ def remove(
             del framework.unreachable_tasks[next(iter(framework.unreachable_tasks))]
     else:
         framework.completed_tasks.append(task)
+    vips.removed(c, task)
     c.emit(TaskChanged(task, Change.REMOVED))
 
 

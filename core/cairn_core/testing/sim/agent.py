@@ -51,6 +51,7 @@ class SimTask:
             resources=self.info.resources,
             status_update_state=head.state if head is not None else self.state,
             status_update_uuid=head.uuid if head is not None else None,
+            discovery=self.info.discovery,
         )
 
 

@@ -37,10 +37,11 @@ class SimFramework:
         executor: types.ExecutorInfo | None = None,
         with_port: bool = False,
         ledger: Ledger | None = None,
+        discovery: Callable[[int], types.DiscoveryInfo | None] = lambda number: None,
     ) -> None:
         """executor: of all its tasks, one on each agent; None for command tasks.
 
-        with_port: each task takes a host port beside `size`.
+        with_port: each task takes a host port beside `size`. discovery: of each task by its number.
         """
         self.world = world
         self.master = self._place = master
@@ -58,6 +59,7 @@ class SimFramework:
         self._executor = executor
         self._with_port = with_port
         self._ledger = ledger
+        self._discovery = discovery
         self._suppressed = False
         self._capabilities = capabilities
         self._failover_timeout_s = failover_timeout_s
@@ -185,6 +187,7 @@ class SimFramework:
                     offer.agent_id,
                     tuple(size.to_wire()),
                     executor=self._executor,
+                    discovery=self._discovery(self._launched),
                     command=types.CommandInfo(value="sleep 1000") if not self._executor else None,
                 )
             )
