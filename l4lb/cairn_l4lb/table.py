@@ -246,11 +246,15 @@ class Table:
                     self._tasks_due.add(key)
             case AgentRow(id=one):
                 self._tasks_due |= self._of_agent.get(one, set())
+                if one in self._overrides:
+                    self._tasks_due |= self._overrides[one].tasks.keys()
                 self._move_host(old, new)
             case FrameworkRow(id=one):
                 # A scheduler that comes and goes must not cost all of its tasks.
                 if _name_of(old) != _name_of(new):
                     self._tasks_due |= self._of_framework.get(one, set())
+                    for told in self._overrides.values():
+                        self._tasks_due |= told.tasks.keys()
             case MasterRow():
                 self._move_host(old, new)
             case VipRow(name=name):
@@ -307,11 +311,10 @@ class Table:
         row = row or told.agent
         return replace(row, active=True, recovering=False) if row is not None else None
 
-    def _framework(self, framework_id: str) -> FrameworkRow | None:
-        row = self._snapshot.framework(framework_id)
-        if row is None:
-            told = [one.frameworks.get(framework_id) for one in self._overrides.values()]
-            row = next((one for one in told if one is not None), None)
+    def _framework(self, framework_id: str, agent_id: str) -> FrameworkRow | None:
+        row, told = self._snapshot.framework(framework_id), self._overrides.get(agent_id)
+        if row is None and told is not None:
+            row = told.frameworks.get(framework_id)
         return row
 
     # -- services ----------------------------------------------------------------------------------
@@ -364,7 +367,10 @@ class Table:
         problems: tuple[str, ...] = ()
         if row is not None:
             members, problems = task_backends(
-                row, self._agent(row.agent_id), self._framework(row.framework_id), self._rules
+                row,
+                self._agent(row.agent_id),
+                self._framework(row.framework_id, row.agent_id),
+                self._rules,
             )
         last = self._members.pop(key, ())
         if members:
