@@ -1,5 +1,6 @@
 """Names of VIPs get addresses: recorded before they are told, kept, and released when idle."""
 
+import contextlib
 from collections.abc import Sequence
 from random import Random
 
@@ -24,10 +25,19 @@ from cairn_core.mesos.containers import (
     HealthCheckTcp,
     PortMapping,
 )
-from cairn_core.mesos.feed_rows import TaskRow, VipRow, decode_row, task_row
+from cairn_core.mesos.feed_rows import (
+    TaskRow,
+    VipRow,
+    decode_row,
+    discovery_ports,
+    task_row,
+    vip_labels,
+)
 from cairn_core.mesos.types import TaskState
 from cairn_core.testing.master_rig import INFO, MasterRig, task
 from cairn_core.vips.addresses import AddressRange, Given
+from cairn_core.vips.labels import declared
+from cairn_core.vips.names import BadName, full_name
 from cairn_scheduler.allocator import HierarchicalDrf
 
 NGINX = Given("11.112.175.214", "fd01:c::40c2:fc7e:db38:c4ce")
@@ -314,6 +324,15 @@ def test_whatever_is_in_labels_gives_names_or_nothing(
         labels=labels(own), discovery=types.DiscoveryInfo("FRAMEWORK", ports=types.Ports((one,))),
     )  # fmt: skip
     names = names_of(msgspec.json.encode(static), framework)
+    whole = TaskRow(
+        "t", "t", "F", "S", "", discovery_ports=discovery_ports(static.discovery),
+        vip_labels=vip_labels(static.labels.labels if static.labels is not None else ()),
+    )  # fmt: skip
+    expected: dict[str, None] = {}
+    for vip in declared(whole).vips:
+        with contextlib.suppress(BadName):
+            expected[full_name(vip.label, framework)] = None
+    assert names == tuple(expected), "the short way finds what the long one does"
     assert len(set(names)) == len(names)
     asked = [key for key, _ in own + of_port if key[:3].lower() == "vip"]
     assert asked or not names

@@ -28,8 +28,11 @@ from cairn_core.vips.names import BadName, full_name
 NAME = "vips"
 #: Names that are released, or tried again, in one step.
 AT_ONCE = 500
-#: How the key of a label that may declare a VIP looks in `TaskRecord.static`, in lower case.
+#: How keys look in `TaskRecord.static`, in lower case: of a label that may declare a VIP, of such a
+#: one of the task itself, and where the labels of ports begin, behind those of the task.
 _MARK = b'"key":"vip'
+_OWN_MARK = b'"key":"vip_port'
+_PORTS = b'"discovery":'
 
 
 class _Labelled(msgspec.Struct):
@@ -47,7 +50,8 @@ def names_of(static: bytes, framework: str) -> tuple[str, ...]:
 
     Half a microsecond for a task without such labels, some ten for one with them.
     """
-    if _MARK not in static.lower():
+    text = static.lower()
+    if _MARK not in text or (text.find(_MARK, text.find(_PORTS)) < 0 and _OWN_MARK not in text):
         return ()
     task = _decode(static)
     labels = vip_labels(task.labels.labels if task.labels is not None else ())
