@@ -1,16 +1,32 @@
 """Everything that the kernel holds for us: planned, applied in phases, checked, and taken away."""
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
+from cairn_core.errors import Unavailable
+
+from . import kernel, rules, ruleset
+from .io_host import Host
+from .io_ipset import Ipset, create_command
+from .io_iptables import Iptables
+from .io_nft import Nft
+from .kernel import Desired
 from .model import BackendKey, Service, Vip
-from .rules import KernelSettings
+from .packet_filter import command_line
+from .rules import SETS, KernelSettings
+
+log = logging.getLogger(__name__)
+
+#: Gone when the host starts anew, as what it remembers.
+MEMORY = Path("/run/cairn/l4lb-host.json")
 
 
 class Kernel:
-    """The kernel's part of the balancer, in the network namespace of the thread that starts it.
+    """The kernel's part of the balancer, in the network namespace of the thread that makes it.
 
-    All methods block, and only one thread at a time may be in them: run them in one thread.  An
-    error is raised as Unavailable, and the next call repairs what was left half-way.
+    All methods block, and only one thread at a time may be in them.  An error is raised as
+    Unavailable; what was asked stays asked, and the next call does it.
 
         start      tables, rules, sets; elements that are there stay
         grow       services new or changed; then tell the steering process; then `shrink`
@@ -18,50 +34,238 @@ class Kernel:
         resync     every 30 s: what somebody else changed is put right
     """
 
-    def __init__(self, settings: KernelSettings) -> None:
-        raise NotImplementedError
+    def __init__(self, settings: KernelSettings, memory: Path = MEMORY) -> None:
+        self._settings = settings
+        self._nft, self._ipset = Nft(settings), Ipset(settings)
+        self._iptables, self._host = Iptables(settings), Host(settings, memory)
+        self._desired = Desired(settings.shift)
+        self._started = self._iptables_tells = False
+        #: Whether all VIPs have been told once; before that elements are not ours to judge.
+        self._whole = False
+        #: Something failed half-way: the next call compares everything.
+        self._broken = False
+        self._draining = False
 
     def start(self) -> None:
         """Set up everything but VIPs.  Keeps what an earlier process left, so that connections go
         on as they did.  Raises Unavailable naming the program or module that is missing."""
+        self._ensure_sets()
+        self._nft.install()
+        self._iptables.apply(self._iptables.plan())
+        self._iptables_tells = self._iptables.is_nft()
+        for done in self._host.apply():
+            log.info("host: %s", done)
+        self._started = True
 
     def read_slots(self) -> dict[Vip, dict[int, tuple[str, int]]]:
-        """VIP -> slot -> address and port, as an earlier process left them; at any time."""
-        raise NotImplementedError
+        """VIP -> slot -> address and port, as they are in the kernel now.  Ask before `start`,
+        which may have to replace the table of another version."""
+        return rules.read_slots(self._nft.read(), self._settings.shift)
 
     def grow(
         self, services: Iterable[Service], gone: Iterable[Vip] = (), *, whole: bool = False
     ) -> None:
         """Add what these services need.  Nothing that the steering process may still choose is
         removed before `shrink`.  whole: all other VIPs are gone; the first call has to be it."""
+        if not whole and not self._whole:
+            raise ValueError("the first services have to be all: whole is False")
+        self._desired.update(services, gone, whole=whole)
+        if self._whole:
+            self._do()
+            return
+        self._whole = True
+        self._broken = True
+        self._compare(keep_backends=True)
 
     def shrink(self) -> None:
         """Remove what `grow` left: the steering process no longer chooses it."""
+        work = self._desired.work
+        try:
+            # first, so that what is gone is refused and not left to a table without it
+            self._ipset.delete(work.unqueue)
+            self._nft.change({}, {}, work.later)
+        except Unavailable:
+            self._broken = True
+            work.later.clear()
+            self._compare(keep_backends=False)
+        work.unqueue.clear()
+        work.later.clear()
 
     def weigh(self, closed: Collection[BackendKey], promoted: Mapping[Vip, Sequence[int]]) -> None:
         """All backends that are closed, and all VIPs that are left to the kernel, with the slot
-        of each share as in `VipReport.slots`.  Cheap when little changed: O(changed)."""
+        of each share as in `VipReport.slots`.  O(changed)."""
+        self._desired.weigh(closed, promoted)
+        self._do()
 
     def resync(self) -> list[str]:
         """Put right what others changed; what was put right, one line each."""
-        raise NotImplementedError
+        if not self._started:
+            self.start()
+        return self._host.apply() + self._compare(keep_backends=False)
 
     def preview(self, services: Iterable[Service]) -> list[str]:
-        """What `start` and a whole `grow` and `shrink` would do now, as commands; changes nothing,
+        """What `start`, a whole `grow` and `shrink` would do now, as commands; changes nothing,
         and needs no `start`."""
-        raise NotImplementedError
+        desired = Desired(self._settings.shift)
+        desired.update(services, (), whole=True)
+        actual = self._nft.read()
+        sets = self._ipset.read()
+        lines = [
+            " ".join(create_command(name, ipv6))
+            for (ipv6, _), name in SETS.items()
+            if name in sets and sets[name] is None
+        ]
+        if not self._nft.is_current():
+            lines += [f"nft {line}" for line in ruleset.summary(self._settings)]
+            actual = {}
+        work = kernel.difference(desired.elements(), actual, keep_backends=False)
+        lines += [
+            f"nft delete element inet {ruleset.TABLE} "
+            + rules.element_text(key, actual[key], self._settings.shift)
+            for key in sorted([*work.remove, *work.replace])
+        ]
+        new = {**work.add, **work.replace}
+        lines += [
+            f"nft add element inet {ruleset.TABLE} "
+            + rules.element_text(key, new[key], self._settings.shift)
+            for key in sorted(new)
+        ]
+        wanted = desired.queued()
+        there = {vip for members in sets.values() for vip in members or ()}
+        for command, vips in (("add", wanted - there), ("del", there - wanted)):
+            lines += [
+                f"ipset {command} {SETS[vip.ipv6, vip.protocol]} "
+                f"{vip.address},{vip.protocol}:{vip.port}"
+                for vip in sorted(vips)
+            ]
+        lines += [command_line(*change) for change in self._iptables.plan()]
+        return lines + [" ".join(command) for command in self._host.plan()]
 
     def open_for_drain(self) -> None:
         """Empty the sets, so that new connections are the kernel's while the queues drain."""
+        self._draining = True
+        self._ipset.flush()
 
     def close_after_drain(self) -> None:
         """Fill the sets again."""
+        self._draining = False
+        self._ipset.add(self._desired.queued())
 
     def close(self) -> None:
         """Close sockets; the kernel keeps what it has."""
+        self._nft.close()
+        self._ipset.close()
+
+    def _do(self) -> None:
+        """The part of the work that need not wait."""
+        if self._broken:
+            self._compare(keep_backends=False)
+            return
+        work = self._desired.work
+        # the kernel has them for itself from now on, whatever the steering process knows
+        hot = {vip for vip in work.unqueue if vip in self._desired.placed}
+        try:
+            self._nft.change(work.add, work.replace, work.remove)
+            if not self._draining:
+                self._ipset.add(work.queue)
+            self._ipset.delete(hot)
+        except Unavailable as error:
+            log.warning("%s; comparing everything", error)
+            self._broken = True
+            self._compare(keep_backends=False)
+            return
+        work.unqueue -= hot
+        self._done()
+
+    def _done(self) -> None:
+        work = self._desired.work
+        for done in (work.add, work.replace, work.remove, work.queue):
+            done.clear()
+
+    def _ensure_sets(self) -> list[str]:
+        missing = [name for name, members in self._ipset.read().items() if members is None]
+        for name in missing:
+            try:
+                self._ipset.create(name)
+            except Unavailable:
+                # one of another type, which our rules name
+                self._iptables.apply([("-D", rule) for rule in self._iptables.read()])
+                self._ipset.create(name)
+        return [f"set {name}" for name in missing]
+
+    def _compare(self, *, keep_backends: bool) -> list[str]:
+        """Read what there is, and put right what is not as it should be; what that was."""
+        repaired = self._ensure_sets()
+        clean = not self._broken and self._nft.is_clean()
+        generation = self._nft.generation()
+        if not clean and not self._nft.is_installed():
+            self._nft.install()
+            repaired.append(f"table inet {ruleset.TABLE}")
+        if self._whole:
+            if not clean:
+                repaired += self._compare_elements(keep_backends=keep_backends)
+            repaired += self._compare_sets()
+        if not (clean and self._iptables_tells):
+            changes = self._iptables.plan()
+            self._iptables.apply(changes)
+            repaired += [command_line(*change) for change in changes]
+        if not clean and not repaired:
+            self._nft.mark_clean(generation)
+        self._broken = False
+        return repaired
+
+    def _compare_elements(self, *, keep_backends: bool) -> list[str]:
+        pending = self._desired.work.later
+        found = kernel.difference(
+            self._desired.elements(), self._nft.read(), pending, keep_backends=keep_backends
+        )
+        self._nft.change(found.add, found.replace, found.remove)
+        pending.clear()
+        pending |= found.later
+        self._done()
+        return kernel.counts(found)
+
+    def _compare_sets(self) -> list[str]:
+        wanted = set() if self._draining else self._desired.queued()
+        pending = self._desired.work.unqueue
+        repaired = []
+        for name, members in self._ipset.read().items():
+            members = members or set()
+            mine = {vip for vip in wanted if SETS[vip.ipv6, vip.protocol] == name}
+            missing, extra = mine - members, members - mine - pending
+            self._ipset.add(missing)
+            self._ipset.delete(extra)
+            if missing or extra:
+                repaired.append(f"set {name}: missing={len(missing)} extra={len(extra)}")
+        return repaired
 
 
-def uninstall(settings: KernelSettings) -> list[str]:
-    """Remove everything of ours, whoever made it, and nothing else; what was removed, one line
-    each.  Goes on after an error, which is a line too."""
-    raise NotImplementedError
+def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
+    """Remove everything of ours, whoever made it, and nothing else.
+
+    Returns what was removed and what could not be, one line each.
+    """
+    settings = KernelSettings()
+    removed: list[str] = []
+    problems: list[str] = []
+    nft, ipset = Nft(settings), Ipset(settings)
+
+    def rules_of_iptables() -> list[str]:
+        changes = [("-D", rule) for rule in Iptables(settings).read(all_families=True)]
+        Iptables(settings).apply(changes)
+        return [command_line(*change) for change in changes]
+
+    steps = (
+        rules_of_iptables,
+        lambda: [f"table inet {ruleset.TABLE}"] if nft.remove() else [],
+        lambda: [f"set {name}" for name in ipset.remove()],
+        Host(settings, memory).remove,
+    )
+    for step in steps:
+        try:
+            removed += step()
+        except Unavailable as error:
+            problems.append(str(error))
+    nft.close()
+    ipset.close()
+    return removed, problems

@@ -34,7 +34,7 @@ class Nft:
 
     def install(self) -> None:
         """Make the table, or make it what it should be; elements stay if their maps can."""
-        known = self._comment() == ruleset.comment(self._settings)
+        known = self.is_current()
         try:
             run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=not known))
         except Unavailable:
@@ -43,6 +43,10 @@ class Nft:
             run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=True))
         self._rules = self._fingerprint()
         self._clean = None
+
+    def is_current(self) -> bool:
+        """Whether there is a table of this form and these settings; its rules are not looked at."""
+        return self._comment() == ruleset.comment(self._settings)
 
     def is_installed(self) -> bool:
         """Whether table, chains and rules are those of `install`."""

@@ -71,6 +71,21 @@ def ruleset(settings: KernelSettings, *, anew: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(settings: KernelSettings) -> list[str]:
+    """The rules as commands for people: of the many chains `pick-N` one of each family."""
+    result = [f"add table inet {TABLE}"]
+    result += [f"add {one.replace(' ', f' inet {TABLE} ', 1)}" for one in _maps(settings)]
+    for name, rules in _chains(settings).items():
+        if name.startswith("pick") and not name.endswith("-2"):
+            continue
+        kind = (
+            "{{ type {} hook {} priority {}; }}".format(*_HOOKED[name]) if name in _HOOKED else ""
+        )
+        result.append(f"add chain inet {TABLE} {name} {kind}".rstrip())
+        result += [f"add rule inet {TABLE} {name} {rule}" for rule in rules]
+    return result
+
+
 def _maps(settings: KernelSettings) -> Iterator[str]:
     for ipv6 in (False, True) if settings.ipv6 else (False,):
         ip, six = ("ip6", "6") if ipv6 else ("ip", "")
