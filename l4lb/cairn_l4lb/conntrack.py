@@ -223,14 +223,16 @@ def get(protocol: int, flow: bytes) -> bytes:
     return _message(_GET, netlink.ACK, flow, _tuple_attribute(_TUPLE_ORIG, protocol, flow))
 
 
-def create(flow: bytes, source: bytes, backend: bytes, port: int) -> bytes:
+def create(flow: bytes, source: bytes, backend: bytes, port: int, mark: int = 0) -> bytes:
     """Make the entry of a TCP connection whose SYN is about to come: to the backend's address and
     port, from `source` and any free port.
 
     Answered by an acknowledgement; EEXIST when there is one already.  The status is left to the
     kernel, which sets it while it applies both translations; the reply tuple is the plain inverse,
-    which these change (dcos/minuteman `src/minuteman_ct.erl`).
+    which these change (dcos/minuteman `src/minuteman_ct.erl`).  mark: of the connection, so that
+    its events are known for ours; without one the message is the original's byte by byte.
     """
+    # Differs: the original sets no mark, and reads the events of all connections
     client, vip = addresses_of(flow)
     inverse = vip + client + flow[-2:] + flow[-4:-2]
     return _message(
@@ -243,6 +245,7 @@ def create(flow: bytes, source: bytes, backend: bytes, port: int) -> bytes:
         nested(_PROTOINFO, nested(_PROTOINFO_TCP, netlink.u8(_TCP_STATE, SYN_SENT))),
         _translation(_NAT_SRC, source, *_PORTS),
         _translation(_NAT_DST, backend, port, port),
+        *((netlink.u32(_MARK, mark),) if mark else ()),
     )
 
 

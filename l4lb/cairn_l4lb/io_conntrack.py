@@ -89,11 +89,11 @@ class Entries:
             return False
         return True
 
-    def create(self, flow: bytes, source: bytes, backend: bytes, port: int) -> bool:
+    def create(self, flow: bytes, source: bytes, backend: bytes, port: int, mark: int) -> bool:
         """Make the entry of a TCP connection; in the place of one that is over, or whose SYN was
         never answered, so that a client's port can be used again.  False when one still lives."""
         # Differs: the original leaves any entry, and a reused port goes to the old backend
-        message = conntrack.create(flow, source, backend, port)
+        message = conntrack.create(flow, source, backend, port, mark)
         error = self._try(message)
         if error == errno.EEXIST:
             entry = self.look(TCP, flow)

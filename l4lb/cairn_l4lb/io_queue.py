@@ -12,7 +12,7 @@ from .io_netlink import force_buffers
 
 #: Of each packet: a SYN with all options that TCP and IP may have, so that it can be sent again.
 COPY_BYTES = 160
-#: A message with such a packet, and what conntrack knows of it, is shorter.
+#: A message with such a packet is shorter.
 _READ_BYTES = 8192
 _BUFFER_BYTES = 64 * 1024 * 1024
 _PATIENCE_S = 10.0
@@ -22,7 +22,7 @@ class Queues:
     """All queues from the first to the last number, in the namespace of the calling thread."""
 
     def __init__(self, first: int, last: int, length: int, fail_open: bool) -> None:
-        """Raises Unavailable when another process has one of them, OSError otherwise."""
+        """Raises Unavailable, as when another process has one of them."""
         self._numbers = range(first, last + 1)
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETFILTER)
         try:
@@ -40,15 +40,14 @@ class Queues:
         self._set(nfqueue.configure, length, fail_open)
 
     def _set(
-        self, build: Callable[[int, int, int, int], bytes], length: int, fail_open: bool
+        self, build: Callable[[int, int, int, bool], bytes], length: int, fail_open: bool
     ) -> None:
-        flags = nfqueue.CONNTRACK | (nfqueue.FAIL_OPEN if fail_open else 0)
         for number in self._numbers:
-            error = self._request(build(number, COPY_BYTES, length, flags))
+            error = self._request(build(number, COPY_BYTES, length, fail_open))
             if error in (errno.EBUSY, errno.EPERM):
                 raise Unavailable(f"queue {number} is taken by another process")
             if error:
-                raise OSError(error, f"queue {number}: {os.strerror(error)}")
+                raise Unavailable(f"queue {number} cannot be had: {os.strerror(error)}")
 
     def _request(self, message: bytes) -> int:
         """Its error; packets that come before it are kept."""

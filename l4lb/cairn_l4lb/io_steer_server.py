@@ -64,13 +64,15 @@ class HostKernel:
         """Delete it, if it is there."""
         self._entries.delete(protocol, flow)
 
-    def create(self, flow: bytes, backend: bytes, port: int) -> bool:
+    def create(self, flow: bytes, backend: bytes, port: int, mark: int) -> bool:
         """Make it, with the source that the backend is to see."""
         if self._sources is None:
             self._sources = Sources(self._rng)
         client = flow[: (len(flow) - 4) // 2]
         source = self._sources.choose(client, backend, monotonic())
-        return source is not None and self._entries.create(flow, source, backend, port)
+        if source is None:
+            return False
+        return self._entries.create(flow, source, backend, port, mark)
 
     def resend(self, packet: bytes, mark: int) -> bool:
         """Send a packet again, with this mark."""

@@ -22,11 +22,10 @@ PACKET_KIND = netlink.QUEUE << 8 | _PACKET
 _CFG_CMD, _CFG_PARAMS, _CFG_MAXLEN, _CFG_MASK, _CFG_FLAGS = 1, 2, 3, 4, 5
 _BIND, _UNBIND = 1, 2
 _COPY_PACKET = 2
-#: Flags of a queue: packets pass while it is full; say what conntrack knows of a packet.
-FAIL_OPEN, CONNTRACK = 0x1, 0x2
-_ALL_FLAGS = FAIL_OPEN | CONNTRACK
+#: A flag of a queue: packets pass while it is full.
+FAIL_OPEN = 0x1
 
-_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD, _CT, _CT_INFO = 1, 2, 3, 10, 11, 12
+_PACKET_HDR, _VERDICT_HDR, _MARK, _PAYLOAD = 1, 2, 3, 10
 _COMMAND, _PARAMS = Struct("!BxH"), Struct("!IB")
 _ATTRIBUTE = Struct("=HH")
 _HEADER = Struct("=IH")
@@ -39,22 +38,20 @@ _AT_QUEUE, _AT_FIRST, _AT_NUMBER, _AT_HOOK, _AT_NEXT = 18, 20, 24, 30, 32
 class Waiting(NamedTuple):
     """A packet in a queue.
 
-    queue, number: as in its message, for `verdict`. conntrack: attributes of its connection as
-    conntrack knows it, empty when it does not. payload: as much of it as was asked for.
+    queue, number: as in its message, for the verdict. payload: as much of it as was asked for.
     """
 
     queue: bytes
     number: bytes
     hook: int
     mark: int
-    conntrack: bytes
     payload: bytes
 
 
-def bind(queue: int, copy_bytes: int, length: int, flags: int) -> bytes:
+def bind(queue: int, copy_bytes: int, length: int, fail_open: bool) -> bytes:
     """Have the packets of a queue; the rest is as for `configure`, and all takes effect at once."""
     command = netlink.attribute(_CFG_CMD, _COMMAND.pack(_BIND, 0))
-    return _config(queue, command, *_parameters(copy_bytes, length, flags))
+    return _config(queue, command, *_parameters(copy_bytes, length, fail_open))
 
 
 def unbind(queue: int) -> bytes:
@@ -62,17 +59,17 @@ def unbind(queue: int) -> bytes:
     return _config(queue, netlink.attribute(_CFG_CMD, _COMMAND.pack(_UNBIND, 0)))
 
 
-def configure(queue: int, copy_bytes: int, length: int, flags: int) -> bytes:
-    """Have so many bytes of each packet; `length` packets may wait; FAIL_OPEN, CONNTRACK."""
-    return _config(queue, *_parameters(copy_bytes, length, flags))
+def configure(queue: int, copy_bytes: int, length: int, fail_open: bool) -> bytes:
+    """Have so many bytes of each packet; `length` may wait, and whether more pass or vanish."""
+    return _config(queue, *_parameters(copy_bytes, length, fail_open))
 
 
-def _parameters(copy_bytes: int, length: int, flags: int) -> tuple[bytes, ...]:
+def _parameters(copy_bytes: int, length: int, fail_open: bool) -> tuple[bytes, ...]:
     return (
         netlink.attribute(_CFG_PARAMS, _PARAMS.pack(copy_bytes, _COPY_PACKET)),
         netlink.u32(_CFG_MAXLEN, length),
-        netlink.u32(_CFG_MASK, _ALL_FLAGS),
-        netlink.u32(_CFG_FLAGS, flags),
+        netlink.u32(_CFG_MASK, FAIL_OPEN),
+        netlink.u32(_CFG_FLAGS, FAIL_OPEN if fail_open else 0),
     )
 
 
@@ -91,7 +88,7 @@ def parse(data: bytes) -> Waiting | None:
         return None
     if size != end or data[_AT_FIRST:_AT_NUMBER] != _FIRST:
         raise Malformed(f"packet message of {end} bytes claims {size}, or has no header")
-    mark, conntrack, payload = 0, b"", b""
+    mark, payload = 0, b""
     at = _AT_NEXT
     unpack = _ATTRIBUTE.unpack_from
     while at + 4 <= end:
@@ -104,13 +101,9 @@ def parse(data: bytes) -> Waiting | None:
             payload = data[at + 4 : after]
         elif kind == _MARK and size == 8:
             mark = _U32.unpack_from(data, at + 4)[0]
-        elif kind == _CT:
-            conntrack = data[at + 4 : after]
         at = after + 3 & ~3
-    return Waiting(
-        data[_AT_QUEUE:_AT_FIRST], data[_AT_NUMBER : _AT_NUMBER + 4], data[_AT_HOOK], mark,
-        conntrack, payload,
-    )  # fmt: skip
+    queue, number = data[_AT_QUEUE:_AT_FIRST], data[_AT_NUMBER : _AT_NUMBER + 4]
+    return Waiting(queue, number, data[_AT_HOOK], mark, payload)
 
 
 def number_of(data: bytes) -> tuple[bytes, bytes] | None:

@@ -227,6 +227,7 @@ class Site:
         rate: float = 0.0,
         source_ports: Sequence[int] = (),
         reset: bool = False,
+        passive: bool = False,
         read: bool = True,
         timeout_s: float = 10.0,
     ) -> Loading:
@@ -234,13 +235,13 @@ class Site:
 
         count: connections in all. seconds: no new ones after. rate: a second in all; 0: as fast
         as it goes. source_ports: use these in turn, each thread its share. reset: end with RST,
-        not FIN. read: wait for the server's name.
+        not FIN. passive: let the server end it first. read: wait for the server's name.
         """
         namespace: Namespace = getattr(self, where)
         options = {
             "address": address, "port": port, "count": count, "seconds": seconds,
             "threads": threads, "rate": rate, "source_ports": list(source_ports),
-            "reset": reset, "read": read, "timeout_s": timeout_s,
+            "reset": reset, "passive": passive, "read": read, "timeout_s": timeout_s,
         }  # fmt: skip
         process = namespace.start(
             sys.executable, "-P", "-m", _PROGRAM, "connect", json.dumps(options),

@@ -18,6 +18,8 @@ from typing import Any
 
 _BACKLOG = 4096
 _LINGER = struct.Struct("ii")
+#: Has the server end the connection.
+_END = b"end\n"
 
 
 # -- servers ---------------------------------------------------------------------------------------
@@ -74,7 +76,9 @@ class Serving:
         def handle() -> None:
             try:
                 data = connection.recv(65536)
-                if data:
+                if data == _END:
+                    data = b""
+                elif data:
                     connection.send(data)
             except BlockingIOError:
                 return
@@ -204,6 +208,10 @@ class Connecting:
                     self._failures[errorcode.get(number or 0, type(error).__name__)] += 1
                 self._first()
                 return
+            if options["passive"]:
+                sock.send(_END)
+                while sock.recv(256):
+                    pass
             if options["reset"]:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.pack(1, 0))
         with self._lock:

@@ -33,7 +33,7 @@ class Kernel(Protocol):
     def delete(self, protocol: int, flow: bytes) -> None:
         """Delete it, if it is there."""
 
-    def create(self, flow: bytes, backend: bytes, port: int) -> bool:
+    def create(self, flow: bytes, backend: bytes, port: int, mark: int) -> bool:
         """Make it; False when a connection has it that still lives, or there is no source."""
 
     def resend(self, packet: bytes, mark: int) -> bool:
@@ -54,6 +54,9 @@ class Verdicts:
         #: SYNs and the marks that they came with, by flow: the latest, and those before them.
         self._kept: dict[bytes, tuple[bytes, int]] = {}
         self._older: dict[bytes, tuple[bytes, int]] = {}
+        #: Whose SYN a packet from the backend answers, by its flow as it reaches the client.
+        self._flows: dict[bytes, bytes] = {}
+        self._older_flows: dict[bytes, bytes] = {}
         self._turn_at = 0.0
         self.configure(settings)
 
@@ -79,12 +82,12 @@ class Verdicts:
             self.counters["unparsable"] += 1
         elif packet.protocol != TCP or packet.flags & (SYN | RST) == SYN:
             return self._syn(waiting, packet, now)
-        elif packet.flags & RST and waiting.conntrack and self._refused(waiting, now):
+        elif packet.flags & RST and self._refused(packet, now):
             return nfqueue.drop(waiting.queue, waiting.number)
         return nfqueue.accept(waiting.queue, waiting.number)
 
     def _syn(self, waiting: Waiting, packet: Packet, now: float) -> bytes:
-        queue, number, hook, mark, _, payload = waiting
+        queue, number, hook, mark, payload = waiting
         if mark & self._mask and hook == nfqueue.OUTPUT:
             # ours, sent again; the mark is what was decided
             return nfqueue.accept(queue, number)
@@ -97,20 +100,24 @@ class Verdicts:
         if again:
             if self._answered(protocol, flow, now):
                 return nfqueue.accept(queue, number)
-            before = conntrack.delete(protocol, flow)
+            if mode == "ctnetlink":
+                self._kernel.delete(protocol, flow)
+            else:
+                before = conntrack.delete(protocol, flow)
         if protocol == TCP:
             if self._keep or hedge_s:
-                self._remember(flow, payload, mark, now)
-            if mode == "ctnetlink":
-                self._create(flow, address, port)
+                self._remember(flow, payload, mark, _answer(flow, address, port), now)
+            if mode == "ctnetlink" and self._create(flow, decision):
+                return nfqueue.accept(queue, number)
         marked = nfqueue.accept_marked(queue, number, mark & ~self._mask | slot << self._shift)
         return before + marked if before else marked
 
-    def _create(self, flow: bytes, address: bytes, port: int) -> None:
-        """Make the entry; the mark that the SYN gets all the same does nothing to it but to name
-        the backend, as translations of an entry are never made twice."""
-        made = self._kernel.create(flow, address, port)
+    def _create(self, flow: bytes, decision: Decision) -> bool:
+        """Make the entry, as the original does.  Without one the mark says where it goes."""
+        mark = decision.slot << self._shift
+        made = self._kernel.create(flow, decision.address, decision.port, mark)
         self.counters["entries" if made else "entries_failed"] += 1
+        return made
 
     # -- once more ---------------------------------------------------------------------------------
 
@@ -126,20 +133,14 @@ class Verdicts:
         )
         return True
 
-    def _refused(self, waiting: Waiting, now: float) -> bool:
+    def _refused(self, packet: Packet, now: float) -> bool:
         """Whether another backend gets the SYN that an RST came for."""
-        try:
-            entry = conntrack.parse_entry(waiting.conntrack)
-        except Malformed:
-            self.counters["malformed"] += 1
+        flow = self._flows.get(packet.flow) or self._older_flows.get(packet.flow)
+        kept = self._recall(flow) if flow else None
+        if flow is None or kept is None:
             return False
-        if entry is None or entry.status & conntrack.ASSURED:
-            return False
-        kept = self._recall(entry.flow)
-        if kept is None:
-            return False
-        decision = self._steering.refused(entry.flow, now)
-        return decision is not None and self._again(entry.flow, kept, decision)
+        decision = self._steering.refused(flow, now)
+        return decision is not None and self._again(flow, kept, decision)
 
     def hedge(self, flow: bytes, decision: Decision, now: float) -> bool:
         """Send a SYN that has no answer yet to another backend; False when it is not kept, or has
@@ -152,6 +153,7 @@ class Verdicts:
     def _again(self, flow: bytes, kept: tuple[bytes, int], decision: Decision) -> bool:
         packet, mark = kept
         self._kernel.delete(TCP, flow)
+        self._flows[_answer(flow, decision.address, decision.port)] = flow
         sent = self._kernel.resend(packet, mark & ~self._mask | decision.slot << self._shift)
         self.counters["resent" if sent else "resend_failed"] += 1
         return sent
@@ -161,14 +163,23 @@ class Verdicts:
         if self._kept.pop(flow, None) is None:
             self._older.pop(flow, None)
 
-    def _remember(self, flow: bytes, payload: bytes, mark: int, now: float) -> None:
+    def _remember(self, flow: bytes, payload: bytes, mark: int, answer: bytes, now: float) -> None:
         packet = packets.whole(payload)
         if packet is None:
             return
         if now >= self._turn_at or len(self._kept) >= MAX_KEPT:
             self._older, self._kept = self._kept, {}
+            self._older_flows, self._flows = self._flows, {}
             self._turn_at = now + KEEP_S
         self._kept[flow] = packet, mark
+        self._flows[answer] = flow
 
     def _recall(self, flow: bytes) -> tuple[bytes, int] | None:
         return self._kept.get(flow) or self._older.get(flow)
+
+
+def _answer(flow: bytes, backend: bytes, port: int) -> bytes:
+    """The flow of an answer, when its destination is the client again and its source not yet the
+    VIP: so it is seen in the chains INPUT and FORWARD of mangle."""
+    size = (len(flow) - 4) // 2
+    return b"".join((backend, flow[:size], port.to_bytes(2, "big"), flow[-4:-2]))

@@ -1,0 +1,373 @@
+"""The steering process with a real kernel, in throw-away namespaces."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+from msgspec.structs import replace
+
+from cairn_core.testing.requires import requires
+from cairn_l4lb.channel import Report, SteerSettings, Update
+from cairn_l4lb.io_steer import SteerProcess
+from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
+from cairn_l4lb.testing import Load, Servers, Site, site
+
+pytestmark = pytest.mark.netns
+
+VIP = Vip("tcp", "11.0.0.1", 80)
+VIP6 = Vip("tcp", "fd01:c::1", 80)
+DATAGRAMS = Vip("udp", "11.0.0.1", 53)
+PATIENCE_S = 20.0
+SETTINGS = SteerSettings(seed=1)
+PLAIN = Options()
+
+#: The least that the kernel needs; in service `rules` has all of it.
+TABLE = """
+table inet cairn_l4lb {{
+    map be {{ type mark : ipv4_addr . inet_service; elements = {{ {four} }} }}
+    map be6 {{ type mark : ipv6_addr . inet_service; elements = {{ {six} }} }}
+    chain assign {{
+        meta mark and 0x0fff0000 == 0 ip daddr 11.0.0.1 meta mark set numgen random mod 4 map {{
+            0 : 0x10000, 1 : 0x20000, 2 : 0x30000, 3 : 0x40000
+        }}
+        meta mark and 0x0fff0000 == 0 return
+        ct mark set meta mark and 0x0fff0000
+        ct event set reply,destroy
+    }}
+    chain prerouting {{
+        type filter hook prerouting priority -149;
+        ct state new ct status ! confirmed ct mark and 0x0fff0000 == 0 jump assign
+    }}
+    chain output {{
+        type filter hook output priority -149;
+        ct state new ct status ! confirmed ct mark and 0x0fff0000 == 0 jump assign
+    }}
+    chain translate {{
+        meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ct mark and 0x0fff0000 map @be
+        meta nfproto ipv6 meta l4proto tcp dnat ip6 to ct mark and 0x0fff0000 map @be6
+    }}
+    chain nat-prerouting {{
+        type nat hook prerouting priority -101;
+        ct mark and 0x0fff0000 != 0 jump translate
+    }}
+    chain nat-output {{
+        type nat hook output priority -101;
+        ct mark and 0x0fff0000 != 0 jump translate
+    }}
+    chain nat-input {{ type nat hook input priority 99; }}
+    chain nat-postrouting {{
+        type nat hook postrouting priority 99;
+        ct mark and 0x0fff0000 != 0 oifname != "lo" fib saddr . oif type != local masquerade
+    }}
+}}
+"""
+SETS = """
+create minuteman hash:ip,port
+create minuteman6 hash:ip,port family inet6
+create minuteman-udp hash:ip,port
+add minuteman 11.0.0.1,80
+add minuteman6 fd01:c::1,80
+add minuteman-udp 11.0.0.1,udp:53
+"""
+SYN = "-p tcp -m set --match-set {set} dst,dst -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+QUEUE = "-j NFQUEUE --queue-balance 50:58 --queue-bypass"
+RULES = """*raw
+-A PREROUTING {syn} {queue}
+-A OUTPUT {syn} {queue}
+COMMIT
+*mangle
+-A INPUT {rst} {queue}
+-A FORWARD {rst} {queue}
+COMMIT
+*filter
+-A FORWARD {syn} -j REJECT --reject-with tcp-reset
+-A OUTPUT {syn} -j REJECT --reject-with tcp-reset
+COMMIT
+"""
+RST = (
+    "-p tcp -m connmark ! --mark 0x0/0x0fff0000 -m conntrack --ctdir REPLY ! --ctstatus ASSURED "
+    "-m tcp --tcp-flags RST RST"
+)
+UDP_RULES = """*mangle
+-A OUTPUT {first} {queue}
+COMMIT
+"""
+FIRST = "-p udp -m set --match-set minuteman-udp dst,dst -m conntrack ! --ctstatus CONFIRMED"
+
+
+def prepare(place: Site) -> None:
+    """The rules, and the slots 1, 2, ... for the backends."""
+    four = [f"{n << 16:#x} : {one} . {place.port}" for n, one in enumerate(place.backends, 1)]
+    six = [f"{n << 16:#x} : {one} . {place.port}" for n, one in enumerate(place.backends6, 1)]
+    place.host.run("ipset", "restore", given=SETS)
+    place.host.run("nft", "-f", "-", given=TABLE.format(four=", ".join(four), six=", ".join(six)))
+    for program, name in (("iptables", "minuteman"), ("ip6tables", "minuteman6")):
+        rules = RULES.format(syn=SYN.format(set=name), queue=QUEUE, rst=RST)
+        place.host.run(f"{program}-restore", "-n", given=rules)
+    place.host.run("iptables-restore", "-n", given=UDP_RULES.format(first=FIRST, queue=QUEUE))
+
+
+class Balanced:
+    """A site with a steering process, and what it told."""
+
+    def __init__(self, place: Site, options: Options, settings: SteerSettings) -> None:
+        self.place = place
+        self.reports: list[Report] = []
+        self.settings = settings
+        self.steer = SteerProcess(
+            settings, self.reports.append, lambda: Update(self.services, whole=True)
+        )
+        self.services = [
+            Service(vip, backends=self.backends(addresses), options=options)
+            for vip, addresses in (
+                (VIP, place.backends), (VIP6, place.backends6), (DATAGRAMS, place.backends),
+            )
+        ]  # fmt: skip
+
+    def backends(self, addresses: tuple[str, ...]) -> tuple[Backend, ...]:
+        return tuple(Backend(one, self.place.port, slot=n) for n, one in enumerate(addresses, 1))
+
+    def counter(self, name: str) -> int:
+        return self.reports[-1].counters.get(name, 0) if self.reports else 0
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what a report makes true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def replaced(self, deaths: int) -> bool:
+        return self.steer.deaths == deaths and self.steer.ready
+
+    async def connect(self, vip: Vip = VIP, **options: object) -> Load:
+        return await asyncio.to_thread(self.place.connect, vip.address, vip.port, **options)
+
+
+@pytest.fixture
+def place() -> Iterator[Site]:
+    requires("root", "ip", "nft", "ipset", "iptables-restore", "ip6tables-restore")
+    with site(backends=4) as made:
+        prepare(made)
+        yield made
+
+
+@pytest.fixture
+def servers(place: Site) -> Servers:
+    return place.serve()
+
+
+@asynccontextmanager
+async def balanced(
+    place: Site, options: Options = PLAIN, settings: SteerSettings = SETTINGS
+) -> AsyncIterator[Balanced]:
+    """A steering process that has its table; the test is in the host's namespace meanwhile."""
+    with place.host.inside():
+        made = Balanced(place, options, settings)
+        running = asyncio.create_task(made.steer.run())
+        try:
+            assert await made.steer.wait_ready(PATIENCE_S)
+            assert await made.steer.settle(PATIENCE_S)
+            yield made
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
+async def test_connections_reach_all_backends(
+    place: Site, servers: Servers, where: str, vip: Vip
+) -> None:
+    async with balanced(place) as made:
+        load = await made.connect(vip, where=where, count=400)
+        assert (load.connections, load.failures) == (400, {})
+        assert set(load.backends) == set(place.backends if vip is VIP else place.backends6)
+        assert max(load.backends.values()) - min(load.backends.values()) <= 20
+        await made.until(lambda: made.counter("successes") == 400)
+        assert made.counter("observed_conns") == 400
+        assert made.counter("timeouts") == made.counter("malformed") == 0
+
+
+@pytest.mark.parametrize("mode", ["mark", "ctnetlink"])
+@pytest.mark.parametrize("reset", [True, False], ids=["RST", "FIN"])
+async def test_a_reused_port_is_never_refused(
+    place: Site, servers: Servers, mode: Mode, reset: bool
+) -> None:
+    async with balanced(place, Options(mode=mode)) as made:
+        load = await made.connect(
+            count=300, source_ports=range(20000, 20008), reset=reset, passive=not reset, threads=2
+        )
+        assert (load.connections, load.failures) == (300, {})
+        assert len(load.backends) == 4
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_a_client_does_not_wait_for_a_dead_backend(
+    place: Site, servers: Servers, where: str
+) -> None:
+    place.blackhole(place.backends[0])
+    settings = replace(SETTINGS, failure_limit=1000)
+    async with balanced(place, settings=settings) as made:
+        load = await made.connect(where=where, count=60, threads=20)
+        assert (load.connections, load.failures) == (60, {})
+        assert place.backends[0] not in load.backends
+        assert load.max_s < 1.2
+        await made.until(lambda: made.counter("failovers") > 0)
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
+async def test_a_hedged_connection_does_not_even_wait_for_the_client(
+    place: Site, servers: Servers, where: str, vip: Vip
+) -> None:
+    place.blackhole(place.backends[0])
+    place.blackhole(place.backends6[0])
+    settings = replace(SETTINGS, failure_limit=1000)
+    async with balanced(place, Options(hedge_ms=60.0), settings) as made:
+        load = await made.connect(vip, where=where, count=40, threads=10)
+        assert (load.connections, load.failures) == (40, {})
+        assert load.max_s < 0.6
+        await made.until(lambda: made.counter("resent") > 0)
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
+async def test_a_refusal_goes_to_another_backend(
+    place: Site, servers: Servers, where: str, vip: Vip
+) -> None:
+    addresses = place.backends if vip is VIP else place.backends6
+    servers.close(addresses[0])
+    settings = replace(SETTINGS, failure_limit=10**6)
+    async with balanced(place, settings=settings) as made:
+        load = await made.connect(vip, where=where, count=400)
+        assert (load.connections, load.failures) == (400, {})
+        assert set(load.backends) == set(addresses[1:])
+        assert load.max_s < 0.9  # none waited for a SYN to be repeated
+        await made.until(lambda: made.counter("retried_refusals") > 50)
+
+
+async def test_a_client_hears_of_it_when_all_backends_refuse(place: Site, servers: Servers) -> None:
+    for address in place.backends:
+        servers.close(address)
+    settings = replace(SETTINGS, failure_limit=10**6)
+    async with balanced(place, settings=settings) as made:
+        load = await made.connect(count=20)
+        assert (load.connections, load.failures) == (0, {"ECONNREFUSED": 20})
+        assert load.seconds < 5.0
+
+
+async def test_no_connection_fails_when_the_process_is_killed(
+    place: Site, servers: Servers
+) -> None:
+    async with balanced(place) as made:
+        loading = await asyncio.to_thread(
+            place.start_connecting, VIP.address, VIP.port, seconds=60.0, rate=1000.0
+        )
+        first = made.steer.pid
+        for deaths in (1, 2):
+            await made.until(lambda: made.counter("successes") > 100)
+            made.reports.clear()
+            pid = made.steer.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await made.until(partial(made.replaced, deaths))
+        await made.until(lambda: made.counter("successes") > 100)
+        load = await asyncio.to_thread(loading.stop)
+        assert load.failures == {}
+        assert load.connections > 200
+        assert made.steer.deaths == 2
+        assert made.steer.pid != first
+
+
+async def test_what_waits_is_decided_before_the_end(place: Site, servers: Servers) -> None:
+    async with balanced(place) as made:
+        loading = await asyncio.to_thread(
+            place.start_connecting, VIP.address, VIP.port, seconds=60.0, rate=500.0
+        )
+        pid = made.steer.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)  # to all of a service, say; only we end it
+        await made.until(lambda: made.counter("successes") > 50)
+        # as on a stop: the kernel chooses for what comes from now on
+        place.host.run("iptables", "-t", "raw", "-F")
+        place.host.run("iptables", "-t", "filter", "-F")
+        await made.steer.drain()
+        load = await asyncio.to_thread(loading.stop)
+        assert load.failures == {}
+        assert load.max_s < 0.9
+        assert (made.steer.deaths, made.steer.ready) == (0, False)
+
+
+async def test_garbage_does_not_end_it(place: Site, servers: Servers) -> None:
+    place.host.run("iptables", "-t", "raw", "-I", "OUTPUT", "-d", "11.0.0.9", *QUEUE.split())
+    async with balanced(place) as made:
+        pid, rng = made.steer.pid, random.Random(3)
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            for number in range(300):
+                protocol = rng.choice((6, 17, 1, 132, 255))
+                words = rng.choice((5, 6, 15))
+                body = rng.randbytes(rng.choice((0, 3, 8, 19, 60)) + (words - 5) * 4)
+                head = struct.pack(
+                    "!BBHHHBBH4s4s", 0x40 | words, 0, 20 + len(body), number, 0, 64, protocol, 0,
+                    socket.inet_aton("10.99.0.1"), socket.inet_aton("11.0.0.9"),
+                )  # fmt: skip
+                with suppress(OSError):
+                    raw.sendto(head + body, ("11.0.0.9", 0))
+        load = await made.connect(count=50)
+        assert (load.connections, load.failures) == (50, {})
+        await made.until(lambda: made.counter("unparsable") > 100)
+        assert made.steer.pid == pid
+
+
+async def test_the_original_way(place: Site, servers: Servers) -> None:
+    async with balanced(place, Options(mode="ctnetlink")) as made:
+        load = await made.connect(count=200)
+        assert (load.connections, load.failures) == (200, {})
+        assert set(load.backends) == set(place.backends)
+        load = await made.connect(count=200, where="client")
+        assert (load.connections, load.failures) == (200, {})
+        await made.until(lambda: made.counter("successes") == 400)
+        assert made.counter("entries") == 400
+        assert made.counter("entries_failed") == 0
+
+
+async def test_datagrams(place: Site) -> None:
+    place.serve(*place.backends, udp=True)
+    names: list[bytes] = []
+    async with balanced(place) as made:
+        for _ in range(40):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(PATIENCE_S)
+                sock.connect((DATAGRAMS.address, DATAGRAMS.port))
+                replies = set()
+                for _ in range(3):
+                    sock.send(b"?")
+                    replies.add(sock.recv(100))
+                assert len(replies) == 1
+                names += replies
+        assert len(set(names)) == 4
+        await made.until(lambda: made.counter("successes") == 40)
+
+
+async def test_a_queue_has_one_reader(
+    place: Site, servers: Servers, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with balanced(place) as made:
+        second = SteerProcess(SETTINGS, lambda _: None, lambda: Update(whole=True))
+        running = asyncio.create_task(second.run())
+        await made.until(lambda: second.deaths > 0)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        assert not second.ready
+        assert "queue 50 is taken by another process" in capfd.readouterr().err
+        load = await made.connect(count=20)
+        assert load.failures == {}
