@@ -9,6 +9,7 @@ keeps an `Addresses` and records what it gave.
 import hashlib
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -58,11 +59,16 @@ class AddressRange:
 
     def bounds(self) -> tuple[int, int]:
         """Its first address and its last one, as numbers."""
-        return int(ip_address(self.min)), int(ip_address(self.max))
+        return _bounds(self.min, self.max)
 
     def text(self, number: int) -> str:
         """The address of a number."""
         return str(IPv6Address(number) if self.ipv6 else IPv4Address(number))
+
+
+@lru_cache(maxsize=16)
+def _bounds(first: str, last: str) -> tuple[int, int]:
+    return int(ip_address(first)), int(ip_address(last))
 
 
 #: As in DC/OS.  The era of queues had no IPv6, so there the later rule holds.
@@ -127,9 +133,9 @@ class Addresses:
         self._ipv4 = ipv4
         self._ipv6 = ipv6
         self._given: dict[str, Given] = {}
-        self._names: dict[str, str] = {}
-        self._taken4: set[int] = set()
-        self._taken6: set[int] = set()
+        #: Names by their addresses, which are numbers.
+        self._names4: dict[int, str] = {}
+        self._names6: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self._given)
@@ -145,8 +151,12 @@ class Addresses:
         return self._given.get(name)
 
     def name_of(self, address: str) -> str | None:
-        """The name that has an address, a canonical text."""
-        return self._names.get(address)
+        """The name that has an address; also None for what is no address."""
+        try:
+            number = int(ip_address(address))
+        except ValueError:
+            return None
+        return (self._names6 if ":" in address else self._names4).get(number)
 
     def give(self, name: str) -> Given:
         """The addresses of a name, new ones if it has none yet.
@@ -156,54 +166,56 @@ class Addresses:
         known = self._given.get(name)
         if known is not None:
             return known
-        number4 = _new(self._ipv4, self._taken4, name)
-        number6 = _new(self._ipv6, self._taken6, name)
+        ipv4, ipv6 = self._ipv4, self._ipv6
+        number4 = assign(self._names4, name, ipv4) if ipv4 is not None else None
+        number6 = assign(self._names6, name, ipv6) if ipv6 is not None else None
         given = Given(
-            self._ipv4.text(number4) if self._ipv4 is not None and number4 is not None else "",
-            self._ipv6.text(number6) if self._ipv6 is not None and number6 is not None else "",
+            str(IPv4Address(number4)) if number4 is not None else "",
+            str(IPv6Address(number6)) if number6 is not None else "",
         )
-        self._put(name, given)
+        self._put(name, given, number4, number6)
         return given
 
     def adopt(self, name: str, ipv4: str, ipv6: str = "") -> bool:
-        """A name has these addresses, as a record says.
+        """A name has these addresses, as a record says; some ten microseconds.
 
         False where that cannot be: they are no addresses, another name has one of them, or the
         name has others.
         """
-        known = self._given.get(name)
         try:
-            given = Given(
-                str(IPv4Address(ipv4)) if ipv4 else "", str(IPv6Address(ipv6)) if ipv6 else ""
-            )
+            address4 = IPv4Address(ipv4) if ipv4 else None
+            address6 = IPv6Address(ipv6) if ipv6 else None
         except ValueError:
             return False
+        if "%" in ipv6:
+            return False
+        given = Given(str(address4 or ""), str(address6 or ""))
+        known = self._given.get(name)
         if known is not None:
             return known == given
-        if any(address in self._names for address in given) or not any(given):
+        number4 = int(address4) if address4 is not None else None
+        number6 = int(address6) if address6 is not None else None
+        if (
+            number4 in self._names4
+            or number6 in self._names6
+            or (number4 is None and number6 is None)
+        ):
             return False
-        self._put(name, given)
+        self._put(name, given, number4, number6)
         return True
 
     def release(self, name: str) -> Given | None:
         """A name has no addresses any more; those it had."""
         given = self._given.pop(name, None)
         if given is not None:
-            for address, taken in zip(given, (self._taken4, self._taken6), strict=True):
+            for address, names in zip(given, (self._names4, self._names6), strict=True):
                 if address:
-                    del self._names[address]
-                    taken.discard(int(ip_address(address)))
+                    del names[int(ip_address(address))]
         return given
 
-    def _put(self, name: str, given: Given) -> None:
+    def _put(self, name: str, given: Given, number4: int | None, number6: int | None) -> None:
         self._given[name] = given
-        for address, taken in zip(given, (self._taken4, self._taken6), strict=True):
-            if address:
-                self._names[address] = name
-                taken.add(int(ip_address(address)))
-
-
-def _new(span: AddressRange | None, taken: set[int], name: str) -> int | None:
-    if span is None:
-        return None
-    return assign(taken, name, span)
+        if number4 is not None:
+            self._names4[number4] = name
+        if number6 is not None:
+            self._names6[number6] = name

@@ -99,6 +99,8 @@ def test_recorded_addresses_hold_whatever_the_range_is_now() -> None:
     assert not addresses.adopt("c.d", ""), "none at all"
     assert not addresses.adopt("c.d", "fd00::2"), "of the other family"
     assert not addresses.adopt("c.d", "nonsense")
+    assert not addresses.adopt("c.d", "", "fe80::1%eth0")
+    assert addresses.name_of("nonsense") is None
     assert addresses.name_of("10.9.9.9") == "a.b"
     assert addresses.release("a.b") == Given("10.9.9.9", "fd00::1")
     assert addresses.name_of("10.9.9.9") is None
