@@ -17,8 +17,9 @@ from msgspec import Struct
 from cairn_core.errors import CairnError, RemoteError, cause
 from cairn_core.kit.backoff import Backoff
 from cairn_core.kit.http_client import HttpClient
+from cairn_core.vips.names import ZONE
 
-from .zones import ZONE, PushedZone, Record, records, with_name_server
+from .zones import PushedZone, Record, records, with_name_server
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,8 @@ from cairn_core.vips.names import ZONE
 
 #: Seconds that others may keep an answer; the originals' (dcos/minuteman `src/minuteman_dns.erl`).
 TTL = 5
-#: The proxy takes no more in one zone.
-MAX_RECORDS = 100_000
-
-
-__all__ = ["MAX_RECORDS", "TTL", "ZONE", "PushedZone", "Record", "records", "with_name_server"]
+#: The proxy takes no more in one zone, and the name server's own records need room as well.
+MAX_RECORDS = 100_000 - 2
 
 
 class Record(Struct, frozen=True):
