@@ -285,7 +285,6 @@ class Table:
         for address in set(new or ()) - {""}:
             self._holders.setdefault(address, set()).add(name)
             self._doubt(address)
-        self._keys_due |= self._keys_of.get(name, set())
 
     def _doubt(self, address: str) -> None:
         """Who may have an address is another question now."""

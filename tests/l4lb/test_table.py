@@ -1,7 +1,8 @@
 """The table of services is what the rows say, however they came."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from functools import partial
+from itertools import permutations
 from random import Random
 from typing import Any
 
@@ -21,9 +22,11 @@ from cairn_core.mesos.feed_rows import (
     TaskRow,
     VipRow,
 )
+from cairn_l4lb import table
 from cairn_l4lb.literals import Guard
 from cairn_l4lb.model import Backend, Options, Service, Vip
 from cairn_l4lb.table import Table, TableChange, TableProblem
+from cairn_l4lb.vips import TaskVips, task_backends
 
 LINGER_S = 60.0
 WEB = Vip("tcp", "11.0.0.1", 80)
@@ -123,12 +126,16 @@ def test_a_name_may_have_several_ports_protocols_and_families() -> None:
 
 def test_one_address_and_port_of_several_tasks_is_one_backend() -> None:
     killed = task("t0", "web:80", state="TASK_KILLING")
-    cluster = Cluster(*BASE, task("t2", "web:80"), task("t1", "web:80"), killed)
-    [backend] = cluster.services[WEB].backends
-    assert (backend.task_id, backend.weight) == ("t1", 1)
-    cluster.drop(task("t1"), task("t2"))
-    [backend] = cluster.services[WEB].backends
-    assert (backend.task_id, backend.weight) == ("t0", 0)
+    tasks = [killed, task("t1", "web:80"), task("t2", "web:80")]
+    for order in permutations(tasks):
+        cluster = Cluster(*BASE)
+        for one in order:
+            cluster.put(one)
+        [backend] = cluster.services[WEB].backends
+        assert (backend.task_id, backend.weight) == ("t1", 1)
+        cluster.drop(*tasks[1:])
+        [backend] = cluster.services[WEB].backends
+        assert (backend.task_id, backend.weight) == ("t0", 0)
 
 
 def test_backends_of_agents_that_are_not_there_are_not_reachable() -> None:
@@ -212,6 +219,21 @@ def test_addresses_of_the_node_serve_where_no_master_gives_any() -> None:
     assert "other.marathon" in cluster.table.problems()[0].reason
     cluster.took(cluster.table.choose({}, 0.0))
     assert list(cluster.services) == [WEB]
+
+
+def test_an_address_that_was_chosen_and_is_not_used_is_free() -> None:
+    cluster = Cluster(*BASE, task("t1", "web:80", "11.7.7.7:80"))
+    cluster.took(cluster.table.choose({"web.marathon": ("11.7.7.7", "")}, 0.0))
+    cluster.put(task("t2", "11.7.7.7:81"))
+    assert list(shown(cluster.services)) == [
+        "tcp/11.0.0.1:80",
+        "tcp/11.7.7.7:80",
+        "tcp/11.7.7.7:81",
+    ]
+    cluster.drop(VIP_ROW)
+    # lost its literal VIPs, which linger no longer either
+    assert shown(cluster.services) == {"tcp/11.7.7.7:80": ["10.0.0.1:31000"]}
+    assert cluster.services[Vip("tcp", "11.7.7.7", 80)].name == "web.marathon"
 
 
 def test_two_names_may_change_their_addresses() -> None:
@@ -357,6 +379,16 @@ def test_an_agent_brings_what_the_view_does_not_know() -> None:
     assert shown(cluster.services) == {"tcp/11.0.0.1:80": []}
 
 
+def test_what_an_agent_says_follows_its_framework_and_its_own_row() -> None:
+    cluster = Cluster(*BASE, VipRow("web.other", "11.0.0.9"))
+    cluster.took(cluster.table.override("a1", [task("t1", "web:80")], 0.0))
+    cluster.put(replace(FRAMEWORK, name="other"))
+    cluster.took(cluster.table.expire(LINGER_S))
+    assert shown(cluster.services) == {"tcp/11.0.0.9:80": ["10.0.0.1:31000"]}
+    cluster.put(replace(A1, ip="10.0.0.5"))
+    assert shown(cluster.services) == {"tcp/11.0.0.9:80": ["10.0.0.5:31000"]}
+
+
 @pytest.mark.parametrize("target", ["10.0.0.1:31000", "10.0.0.1", "t1", "a1"])
 def test_what_is_drained_takes_no_new_connections(target: str) -> None:
     cluster = Cluster(*BASE, task("t1", "web:80"), task("t2", "web:80", agent="a2"))
@@ -376,18 +408,18 @@ def test_what_is_drained_takes_no_new_connections(target: str) -> None:
 
 
 def test_a_whole_snapshot_and_changes_that_were_missed_are_compared() -> None:
-    view, table = ClusterView(), Table()
+    view, fresh = ClusterView(), Table()
     first = view.apply({row.key: row for row in [*BASE, task("t1", "web:80")]})
     second = view.apply({task("t2").key: task("t2", "web:80", agent="a2")})
     third = view.apply({task("t1").key: None})
     assert first is not None
     assert second is not None
     assert third is not None
-    table.apply(first.after, 0.0)
-    change = table.apply(third, 0.0)
+    fresh.apply(first.after, 0.0)
+    change = fresh.apply(third, 0.0)
     assert shown(change.changed) == {"tcp/11.0.0.1:80": ["10.0.0.2:31000"]}
-    assert not table.apply(third.after, 0.0)
-    assert table.apply(Snapshot(), 0.0).gone == {WEB}
+    assert not fresh.apply(third.after, 0.0)
+    assert fresh.apply(Snapshot(), 0.0).gone == {WEB}
 
 
 def test_a_change_that_says_nothing_new_changes_nothing() -> None:
@@ -397,6 +429,47 @@ def test_a_change_that_says_nothing_new_changes_nothing() -> None:
     assert not cluster.put(task("t9"), AgentRow("a9", "h9", "10.0.0.99"))
     snapshot = cluster.view.snapshot
     assert not cluster.table.apply(Changes(snapshot, snapshot, {}), 0.0)
+
+
+def test_nothing_is_left_of_a_cluster_that_is_gone() -> None:
+    cluster = Cluster(*BASE, task("t1", "web:80", "1.2.3.4:80", "9.0.0.1:80", "odd"))
+    rows: list[Row] = [task("t2", "web:80", number=2)]
+    cluster.took(cluster.table.override("a1", rows, 0.0))
+    cluster.took(cluster.table.override("a1", None, 0.0))
+    cluster.took(cluster.table.choose({"db.marathon": ("11.0.0.5", "")}, 0.0))
+    cluster.took(cluster.table.choose({}, 0.0))
+    cluster.took(cluster.table.apply(Snapshot(), 0.0))
+    cluster.took(cluster.table.expire(LINGER_S))
+    left = {name: what for name, what in vars(cluster.table).items() if isinstance(what, Sized)}
+    assert {name: what for name, what in left.items() if len(what)} == {}
+
+
+def test_a_change_costs_what_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counting(row: TaskRow, *others: Any) -> TaskVips:
+        made.append(row.id)
+        return task_backends(row, *others)
+
+    monkeypatch.setattr(table, "task_backends", counting)
+    vips = [VipRow(f"v{n}.marathon", f"11.0.1.{n}") for n in range(100)]
+    tasks = [
+        task(f"t{n}", f"v{n % 100}:80", agent=f"a{n % 2 + 1}", number=n + 1) for n in range(200)
+    ]
+    cluster = Cluster(*BASE, *vips, *tasks)
+    assert len(made) == 200
+    assert len(cluster.services) == 100
+    for change, vips_changed in [
+        (cluster.put(replace(tasks[7], healthy=False, health_checked=True)), 1),
+        (cluster.put(replace(FRAMEWORK, active=False)), 0),
+        (cluster.put(VipRow("v7.marathon", "11.0.2.7")), 1),
+        (cluster.drop(tasks[107]), 1),
+        (cluster.put(task("plain")), 0),
+    ]:
+        assert len(change.changed) == vips_changed
+    assert made[200:] == ["t7"]
+    cluster.put(replace(A1, zone="z"))
+    assert len(made) == 201 + 100
 
 
 services = st.builds(Service, st.sampled_from([WEB, Vip("udp", "1.2.3.4", 1)]), st.text(max_size=1))
@@ -486,7 +559,7 @@ steps = st.one_of(
 def test_any_series_ends_as_a_table_made_from_nothing(
     series: Iterable[tuple[str, Any]], rng: Random
 ) -> None:
-    cluster = Cluster()
+    cluster = Cluster(*(BASE if rng.random() < 0.7 else []))
     overrides: dict[str, list[Row]] = {}
     chosen: dict[str, tuple[str, str]] = {}
     drained: set[str] = set()
