@@ -40,8 +40,6 @@ class Kernel:
         self._iptables, self._host = Iptables(settings), Host(settings, memory)
         self._desired = Desired(settings.shift)
         self._started = self._iptables_tells = False
-        #: Whether all VIPs have been told once; before that elements are not ours to judge.
-        self._whole = False
         #: Something failed half-way: the next call compares everything.
         self._broken = False
         self._draining = False
@@ -67,14 +65,15 @@ class Kernel:
     ) -> None:
         """Add what these services need.  Nothing that the steering process may still choose is
         removed before `shrink`.  whole: all other VIPs are gone; the first call has to be it."""
-        if not whole and not self._whole:
+        desired = self._desired
+        if not whole and not desired.follows:
             raise ValueError("the first services have to be all: whole is False")
-        self._desired.update(services, gone, whole=whole)
-        if self._whole:
+        desired.update(services, gone, whole=whole)
+        if desired.follows:
             self._do()
             return
-        self._whole = True
-        self._broken = True
+        # before it, elements of an earlier process are not ours to judge
+        desired.follows = self._broken = True
         self._compare(keep_backends=True)
 
     def shrink(self) -> None:
@@ -201,7 +200,7 @@ class Kernel:
         if not clean and not self._nft.is_installed():
             self._nft.install()
             repaired.append(f"table inet {ruleset.TABLE}")
-        if self._whole:
+        if self._desired.follows:
             if not clean:
                 repaired += self._compare_elements(keep_backends=keep_backends)
             repaired += self._compare_sets()

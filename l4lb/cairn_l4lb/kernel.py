@@ -9,12 +9,14 @@ from .rules import Key, Placed, Work, compare, contents, is_backend, place
 class Desired:
     """All VIPs.  Each change costs what it changes, not what there is.
 
-    Invariant: the kernel, once all of `work` is done, holds what `placed` says.
+    Invariant: once it `follows`, the kernel holds what `placed` says when all of `work` is done.
     """
 
     def __init__(self, shift: int) -> None:
         self.placed: dict[Vip, Placed] = {}
         self.work = Work()
+        #: Whether changes become work; before, somebody compares all of it at once.
+        self.follows = False
         self._shift = shift
         self._services: dict[Vip, Service] = {}
         self._closed: frozenset[BackendKey] = frozenset()
@@ -75,7 +77,7 @@ class Desired:
         else:
             new = place(service, self._closed, self._hot.get(vip, ()))
             self.placed[vip] = new
-        if old != new:
+        if old != new and self.follows:
             compare(self.work, vip, old, new, self._shift)
 
     def _forget(self, service: Service) -> None:

@@ -174,7 +174,9 @@ def _mended(hot: Sequence[int], slots: Collection[int]) -> tuple[int, ...]:
 
 @lru_cache(maxsize=65536)
 def _packed(address: str) -> bytes:
-    return ipaddress.ip_address(address).packed
+    if ":" in address:
+        return ipaddress.IPv6Address(address).packed
+    return bytes(map(int, address.split(".")))  # ten times as fast as `ipaddress`
 
 
 def _port(port: int) -> bytes:
