@@ -72,7 +72,7 @@ def free_port() -> int:
 class Server:
     """A running server.  peer: as in `Result`; None is Cairn itself."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "subprocess.Popen[Any]"
     port: int
     directory: Path
     peer: str | None = None

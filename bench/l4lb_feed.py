@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.l4lb_cluster import agent_addresses, large, task_row
-from bench.l4lb_net import ROOT
+from bench.l4lb_net import ROOT, memory_kb
 from bench.report import CannotRun, Result, median_s
 from cairn_core.kit.feed import Backlog, FeedPublisher
 from cairn_core.kit.http_server import Handler, HttpServer, Router
@@ -126,14 +126,14 @@ async def nodes(publisher: FeedPublisher, count: int, changes: int) -> list[Resu
 
     try:
         number = publisher.seq * 1000
-        memory = _rss_kb()
+        memory = memory_kb()
         row = changed(number)
         feed.put(row.key, encode_row(row))
         spent = time.process_time()
         async with readers(http.port, count) as there:
             await there.read()
             result("whole_ms", (time.process_time() - spent) * 1e3 / count, "ms", count)
-            result("memory_kb", (_rss_kb() - memory) / count, "kB", count)
+            result("memory_kb", (memory_kb() - memory) / count, "kB", count)
             took, used = [], []
             for _ in range(changes):
                 number += 1
@@ -149,11 +149,6 @@ async def nodes(publisher: FeedPublisher, count: int, changes: int) -> list[Resu
         await running
         await http.drain(0)
     return found
-
-
-def _rss_kb() -> float:
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1000
 
 
 def _many_sockets() -> None:

@@ -37,6 +37,14 @@ TRACKING = {
     "net.netfilter.nf_conntrack_tcp_timeout_close_wait": "2",
     "net.netfilter.nf_conntrack_tcp_timeout_last_ack": "2",
 }
+DENIED = """
+table inet denied {
+  chain denied {
+    type filter hook input priority -400;
+    ip daddr %s meta l4proto tcp %s
+  }
+}
+"""
 #: What keeps a program on one processor.
 ON_ONE = ["taskset", "-c", "0"]
 #: Client addresses of each host: more ports than one has.
@@ -147,19 +155,21 @@ class Client:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
 
-    def start(self, *options: object) -> "subprocess.Popen[str]":
+    def start(
+        self, *options: object, targets: Sequence[str] | None = None
+    ) -> "subprocess.Popen[str]":
         """Begin to connect: see `l4lb_load.c`; `result` has the figures."""
         words = list(map(str, options))
         if "from" not in words:
             words += ["from", ",".join(self.sources)]
         return self.host.start(
-            str(self.program), "connect", *words, *self.targets,
+            str(self.program), "connect", *words, *(targets or self.targets),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def connect(self, *options: object) -> dict[str, Any]:
+    def connect(self, *options: object, targets: Sequence[str] | None = None) -> dict[str, Any]:
         """Connect, and the figures."""
-        return result(self.start(*options))
+        return result(self.start(*options, targets=targets))
 
     def pingpong(self, count: int) -> dict[str, Any]:
         """Bytes there and back over one connection, and the figures."""
@@ -207,17 +217,13 @@ class Site:
         finally:
             server.close()
 
-    def blackhole(self, address: str) -> None:
-        """From now on nothing that is sent to this backend is answered."""
-        self.host.run(
-            "nft", "-f", "-",
-            given="table inet hole { chain hole { type filter hook prerouting priority -400;"
-            f" ip daddr {address} drop; }} }}",
-        )  # fmt: skip
+    def deny(self, address: str, how: str = "drop") -> None:
+        """From now on connections to this backend are not answered, or as a verdict of nft says."""
+        self.host.run("nft", "-f", "-", given=DENIED % (address, how))
 
     def heal(self) -> None:
-        """Undo `blackhole`."""
-        self.host.run("nft", "delete", "table", "inet", "hole")
+        """Undo `deny`, if it was done."""
+        self.host.run("nft", "-f", "-", given="add table inet denied; delete table inet denied\n")
 
     @contextmanager
     def client(self, name: str, targets: Sequence[str] = ()) -> Iterator[Client]:
@@ -264,3 +270,9 @@ def busy_s() -> float:
     fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_kb() -> float:
+    """Memory of this process."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1000

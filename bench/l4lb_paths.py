@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.l4lb_cluster import app_rows, cluster_rows, vip_address
+from bench.l4lb_daemon import daemon
 from bench.l4lb_net import PORT, TRACKING, Client, Site
 from cairn_l4lb.model import Mode
 
-VIP = "11.0.0.1"
+VIP = vip_address(0)
 
 HOOKS = """
 table inet hooks {
@@ -40,7 +42,7 @@ table inet plain {
 
 
 #: Modes of cairn-l4lb.
-OURS: tuple[Mode, ...] = ()
+OURS: tuple[Mode, ...] = ("mark", "ctnetlink", "kernel", "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +91,8 @@ def nft(site: Site) -> Iterator[Way]:
 @contextmanager
 def ours(site: Site, mode: Mode) -> Iterator[Way]:
     """Cairn's own."""
-    raise NotImplementedError(mode)
+    with site.client(mode, [f"{VIP}:{PORT}"]) as client:
+        rows = [*cluster_rows(site.backends), *app_rows(0, site.backends, PORT)]
+        with daemon(client, rows, 1, mode=mode) as (balancer, _master):
+            client.host.settings(TRACKING)
+            yield Way(client, balancer.steer())
