@@ -59,10 +59,11 @@ class Pool:
 
     takers: all with weight, by name. members: those of the best kind. probes: closed ones whose
     backoff is over; each gets one connection. cumulative: weights summed up; None: all are equal.
-    wake: when it is to be made again, seconds.
+    by_latency: two are compared by peak EWMA. wake: when it is to be made again, seconds.
     """
 
     __slots__ = (
+        "by_latency",
         "cumulative",
         "heap",
         "homes",
@@ -92,6 +93,7 @@ class Pool:
             self.cumulative = list(accumulate(shares))
         self.heap: list[tuple[float, int, Member]] = []
         self.homes: dict[bytes, Member] = {}
+        self.by_latency = False
         self.table: array[int] | None = None
         self.spare_at = 0.0
 
@@ -121,6 +123,7 @@ def pool(members: Iterable[Member], rules: Rules, clock: float, now: float) -> P
         usable = [one for one in usable if not one.state.gate.closed]
     made = Pool(takers, usable, [share(one, rules, now) for one in usable], kind)
     made.probes = probes
+    made.by_latency = rules.policy == "p2c" and rules.cost == "peak-ewma"
     closed = [one.state.gate.until for one in takers if one.state.gate.closed]
     made.wake = min((until for until in closed if until > now), default=inf)
     if any(ramps(one, rules, now) for one in usable):
@@ -160,13 +163,16 @@ def joined(new: Pool, old: Pool | None) -> None:
                 one.served = level
 
 
-def took(source: Pool, reason: Reason) -> None:
+def took(source: Pool, reason: Reason, now: float) -> None:
     """The connection goes where `reason` says."""
     _, member, loser, _, _ = reason
     if loser is not None:
         least = loser.served - CREDIT * max(member.step, loser.step)
         if member.served < least:
             member.served = least
+        if source.by_latency:
+            member.state.ewma.settle(now)
+            loser.state.ewma.settle(now)
     member.served += member.step
     heap = source.heap
     if heap and heap[0][2] is member:

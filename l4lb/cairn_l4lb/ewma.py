@@ -36,12 +36,16 @@ class PeakEwma:
         self.measured = True
 
     def read(self, now: float) -> float:
-        """The average by now, nanoseconds.
-
-        The original observes 0 at each reading and keeps the result; as decays multiply, not to
-        keep it comes to the same.
-        """
+        """The average by now, nanoseconds; changes nothing."""
         return self._value * self._weight(now)
+
+    def settle(self, now: float) -> None:
+        """Keep what was read, as the original does each time a connection is decided by it.
+
+        What is observed next then counts by the time since, not since the last observation.
+        """
+        self._value *= self._weight(now)
+        self._stamp = max(self._stamp, now)
 
     def cost(self, pending: int, now: float) -> float:
         """What one more connection would cost, nanoseconds, with so many not yet answered."""

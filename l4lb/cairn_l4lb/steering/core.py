@@ -1,19 +1,17 @@
 """The steering process's rules as one object; see the package."""
 
-from collections import OrderedDict
 from random import Random
 
-from cairn_l4lb.channel import Answer, BackendReport, Question, Report, SteerSettings, Update
+from cairn_l4lb.channel import Answer, Question, Report, SteerSettings, Update
 from cairn_l4lb.choose import Reason, another, took
-from cairn_l4lb.ewma import PeakEwma
-from cairn_l4lb.health import JITTER, Gate
+from cairn_l4lb.health import JITTER
 from cairn_l4lb.members import Decision, State
-from cairn_l4lb.model import BackendKey, Service, Vip
 
 from . import explain
 from .flows import ANSWERED, MAX_FLOWS, TCP, UDP, WAITING, Flow, Flows
 from .promotion import SAMPLE
-from .vips import Place, VipState, destination
+from .table import Table
+from .vips import VipState
 
 #: Kinds of conntrack events, as `event` takes them.
 NEW, UPDATED, DESTROYED = 0, 1, 2
@@ -25,8 +23,6 @@ DUPLICATE_S = 0.15
 BEAT_S = 0.25
 #: Hedges are at most this share of the connections, else they would add to what makes all slow.
 HEDGE_SHARE, HEDGE_BURST = 0.1, 20.0
-#: Backends and VIPs that left and whose counts are kept, should they come back.
-MAX_LEFT = 10_000
 COUNTERS = (
     "observed_conns", "successes", "timeouts", "refusals", "failovers", "retried_refusals",
     "hedges", "no_backend", "unknown_vip", "probes", "reachable_open_backend", "open_backend",
@@ -47,18 +43,9 @@ class Steering:
     def __init__(self, settings: SteerSettings, rng: Random, now: float) -> None:
         self._settings = settings
         self._rng = rng
-        self._place = _place(settings)
-        self._vips: dict[Vip, VipState] = {}
-        self._by_destination: dict[int, dict[bytes, VipState]] = {TCP: {}, UDP: {}}
-        self._states: dict[BackendKey, State] = {}
-        self._by_source: dict[int, dict[bytes, State]] = {TCP: {}, UDP: {}}
-        self._left: OrderedDict[BackendKey, State] = OrderedDict()
-        self._left_vips: OrderedDict[Vip, tuple[int, int, int]] = OrderedDict()
+        self._table = Table(settings)
         self._flows = Flows()
         self._counters = dict.fromkeys(COUNTERS, 0)
-        self._dirty: list[State] = []
-        self._dirty_vips: list[VipState] = []
-        self._busy: set[VipState] = set()
         self._urgent = False
         self._beat = now
         self._hedge_credit = HEDGE_BURST
@@ -72,83 +59,14 @@ class Steering:
         """When `tick` has something to do; None: not before the next packet or event."""
         return self._flows.due()
 
-    # --- the table -------------------------------------------------------------------------------
-
     def configure(self, settings: SteerSettings, now: float) -> None:
         """Go on with other settings; what is known is kept."""
         self._settings = settings
-        self._place = _place(settings)
-        for vip in self._vips.values():
-            self._serve(vip, vip.service, now)
+        self._table.configure(settings, now)
 
     def update(self, update: Update, now: float) -> None:
         """Serve what it says.  Costs what changed; backends that stay keep their health."""
-        gone: set[Vip] = set(update.gone)
-        if update.whole:
-            gone |= self._vips.keys() - {service.vip for service in update.services}
-        for key in gone - {service.vip for service in update.services}:
-            if vip := self._vips.get(key):
-                self._remove(vip, now)
-        for service in update.services:
-            known = self._vips.get(service.vip)
-            if known is None:
-                known = self._vips[service.vip] = VipState(service)
-                counts = self._left_vips.pop(service.vip, (0, 0, 0))
-                known.picks, known.refused, known.failovers = counts
-                protocol = TCP if service.vip.protocol == "tcp" else UDP
-                place = destination(service.vip.address, service.vip.port)
-                self._by_destination[protocol][place] = known
-            elif known.service == service:
-                continue
-            self._serve(known, service, now)
-
-    def _serve(self, vip: VipState, service: Service, now: float) -> None:
-        vip.service = service
-        vip.configure(self._settings)
-        protocol = service.vip.protocol
-        states: list[State] = []
-        for backend in service.backends:
-            key: BackendKey = (protocol, backend.address, backend.port)
-            state = self._states.get(key)
-            if state is None:
-                state = self._left.pop(key, None) or State(protocol, backend, now)
-                # whatever listens there now is another one: of what was, counts are kept alone
-                state.gate, state.ewma = Gate(), PeakEwma(now)
-                self._states[key] = state
-                self._by_source[TCP if protocol == "tcp" else UDP][state.source] = state
-                self._tell(state)
-            states.append(state)
-        self._leave(vip.serve(service, states, self._place, now))
-        self._tell_vip(vip)
-        if vip.mode == "kernel" or vip.promotion.promoted:
-            self._busy.add(vip)
-
-    def _remove(self, vip: VipState, now: float) -> None:
-        key = vip.service.vip
-        self._leave(vip.serve(Service(key), (), self._place, now))
-        vip.promotion.slots = ()
-        vip.sticky.clear()
-        self._tell_vip(vip)
-        self._busy.discard(vip)
-        del self._vips[key]
-        protocol = TCP if key.protocol == "tcp" else UDP
-        del self._by_destination[protocol][destination(key.address, key.port)]
-        self._left_vips[key] = (vip.picks, vip.refused, vip.failovers)
-        if len(self._left_vips) > MAX_LEFT:
-            self._left_vips.popitem(last=False)
-
-    def _leave(self, states: list[State]) -> None:
-        """Backends that a VIP has no more: those that no other has are forgotten but for counts."""
-        for state in states:
-            if state.watchers or self._states.get(state.key) is not state:
-                continue
-            del self._states[state.key]
-            del self._by_source[TCP if state.key[0] == "tcp" else UDP][state.source]
-            state.gate = Gate()
-            self._tell(state)
-            self._left[state.key] = state
-            if len(self._left) > MAX_LEFT:
-                self._left.popitem(last=False)
+        self._table.update(update, now)
 
     # --- connections -----------------------------------------------------------------------------
 
@@ -158,7 +76,7 @@ class Steering:
         None: no such VIP, or no backend that may have it; it goes on unmarked.
         """
         place = flow[4:8] + flow[10:] if len(flow) == 12 else flow[16:32] + flow[34:]
-        vip = self._by_destination.get(protocol, {}).get(place)
+        vip = self._table.at.get(protocol, {}).get(place)
         if vip is None:
             self._counters["unknown_vip"] += 1
             return None
@@ -178,7 +96,7 @@ class Steering:
         vip.picks += 1
         vip.promotion.seen += 1
         if not vip.dirty:
-            self._tell_vip(vip)
+            self._table.tell_vip(vip)
         if reason is None:
             vip.refused += 1
             self._counters["no_backend"] += 1
@@ -218,7 +136,7 @@ class Steering:
         flow: its original direction. reply_source: address and port, 6 or 18 bytes, that the reply
         comes from, which is the backend. status: CTA_STATUS.
         """
-        sources = self._by_source.get(protocol)
+        sources = self._table.sources.get(protocol)
         if sources is None:
             return
         known = self._flows.of(protocol).get(flow)
@@ -264,7 +182,7 @@ class Steering:
         if reason is None:
             return None
         member = reason[1]
-        took(pool, reason)
+        took(pool, reason, now)
         if vip.rules.sticky_s:
             vip.stick(client, member, now)
         if member.state.gate.closed:
@@ -303,7 +221,7 @@ class Steering:
             return None
         vip.note(_client(flow.key), (why, member, flow.member, 0.0, 0.0), now)
         vip.failovers += 1
-        self._tell_vip(vip)
+        self._table.tell_vip(vip)
         self._counters["failovers"] += 1
         member.served += member.step
         flow.earlier = [*(flow.earlier or ()), (flow.member, flow.started)]
@@ -349,7 +267,7 @@ class Steering:
         state.pending += 1
         state.picks += flow.count
         if not state.dirty:
-            self._tell(state)
+            self._table.tell(state)
         due = now + self._settings.connect_threshold_s
         self._flows.waiting.append((due, flow.attempt, flow))
 
@@ -358,7 +276,7 @@ class Steering:
         if flow.stage == WAITING:
             flow.stage = ANSWERED
             flow.member.state.pending -= 1
-            self._tell(flow.member.state)
+            self._table.tell(flow.member.state)
 
     def _failed(self, flow: Flow, now: float) -> None:
         """Its backend did not answer; counted once, and never for UDP, where silence is usual."""
@@ -393,7 +311,7 @@ class Steering:
             flow.hedged = None
         if member.state.source == reply_source:
             self._succeeded(member.state, latency, flow.count, now)
-        elif state := self._by_source[flow.protocol].get(reply_source):
+        elif state := self._table.sources[flow.protocol].get(reply_source):
             self._succeeded(state, None, flow.count, now)
 
     def _ended(self, flow: Flow, reply_source: bytes, status: int, now: float) -> None:
@@ -409,7 +327,7 @@ class Steering:
     def _kernel_chose(self, protocol: int, key: bytes, reply_source: bytes, now: float) -> None:
         """A flow that user space did not see: its VIP is the kernel's, or nobody read the queue."""
         place = key[4:8] + key[10:] if len(key) == 12 else key[16:32] + key[34:]
-        vip = self._by_destination[protocol].get(place)
+        vip = self._table.at[protocol].get(place)
         member = vip.by_source.get(reply_source) if vip is not None else None
         if vip is None or member is None:
             return
@@ -417,7 +335,7 @@ class Steering:
         flow.count = SAMPLE if vip.promotion.slots else 1
         vip.picks += flow.count
         vip.promotion.seen += flow.count
-        self._tell_vip(vip)
+        self._table.tell_vip(vip)
         self._counters["observed_conns"] += flow.count
         member.served += member.step * flow.count
         self._add(flow)
@@ -429,7 +347,7 @@ class Steering:
         self._counters["successes"] += count
         if latency is not None:
             state.answered(latency, count, now)
-        self._tell(state)
+        self._table.tell(state)
         gate = state.gate
         if (gate.consecutive or gate.closed) and gate.success():
             self._urgent = True
@@ -441,7 +359,7 @@ class Steering:
         state.failures += count
         if waited is not None:
             state.ewma.observe(max(waited, settings.connect_threshold_s) * 1e9, now)
-        self._tell(state)
+        self._table.tell(state)
         if not state.watchers:
             return  # nobody has it any more
         backoff_s = settings.backoff_s * (1.0 + JITTER * self._rng.random())
@@ -458,36 +376,17 @@ class Steering:
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def _tell(self, state: State) -> None:
-        if not state.dirty:
-            state.dirty = True
-            self._dirty.append(state)
-
-    def _tell_vip(self, vip: VipState) -> None:
-        self._busy.add(vip)
-        if not vip.dirty:
-            vip.dirty = True
-            self._dirty_vips.append(vip)
-
     def report(self, now: float) -> Report:
         """What changed since the last report; about every `report_s`, also when idle."""
         if now - self._beat >= BEAT_S or self._urgent:
             self._step(now)
-        backends: list[BackendReport] = []
-        for state in self._dirty:
-            state.dirty = False
-            backends.append(state.report(now))
-        vips = [vip.report() for vip in self._dirty_vips]
-        for vip in self._dirty_vips:
-            vip.dirty = False
-        self._dirty, self._dirty_vips = [], []
         self._urgent = False
-        return Report(backends, vips, dict(self._counters))
+        return Report(*self._table.news(now), dict(self._counters))
 
     def _step(self, now: float) -> None:
         """Rates and shares of VIPs that have connections, or had."""
         settings, passed_s = self._settings, now - self._beat
-        for vip in list(self._busy):
+        for vip in list(self._table.busy):
             promotion = vip.promotion
             before = promotion.rate, promotion.promoted
             if passed_s > 0:
@@ -498,21 +397,17 @@ class Steering:
                 count, refuse = settings.kernel_slots, settings.refuse_closed
                 changed |= promotion.assign(vip.fresh(now), vip.rules, refuse, count, now)
             if changed:
-                self._tell_vip(vip)
+                self._table.tell_vip(vip)
             if not promotion.rate and not promotion.promoted:
-                self._busy.discard(vip)
+                self._table.busy.discard(vip)
         self._beat = now
 
     def explain(self, question: Question, now: float) -> Answer:
         """What this client would get, and why.  Changes nothing."""
-        vip = self._vips.get(question.vip)
+        vip = self._table.vips.get(question.vip)
         if vip is None:
             return Answer(question.number, None, [f"{question.vip}: no such VIP"])
         return explain.answer(vip, question, self._rng, self._settings.refuse_closed, now)
-
-
-def _place(settings: SteerSettings) -> Place:
-    return Place(frozenset(settings.own_addresses), settings.zone)
 
 
 def _client(flow: bytes) -> bytes:

@@ -61,7 +61,7 @@ def text(reason: Reason, cost: str) -> str:
     rule, member, other, here, there = reason
     if rule == "p2c" and other is not None:
         unit = _pending if cost == "pending" else _latency
-        after = ", which got more before" if here == there else ""
+        after = ", which had no fewer connections" if here == there else ""
         return f"p2c: {member.text} ({unit(here)}) before {other.text} ({unit(there)}){after}"
     if other is not None:  # it had another one before
         return f"{rule}: {member.text} after {other.text}"

@@ -1,0 +1,199 @@
+"""Steering: backends that close, are probed, and come back; VIPs with none that is open."""
+
+from collections import Counter
+
+from cairn_l4lb.model import Vip
+from cairn_l4lb.testing_steering import VIP, World, backend, service, text
+
+ONE, TWO = "10.0.0.1:80", "10.0.0.2:80"
+OTHER_VIP = Vip("tcp", "11.0.0.9", 80)
+
+
+def places(world: World, count: int = 50) -> Counter[str]:
+    """Where so many connections go that are answered."""
+    return Counter(text(world.connect()) for _ in range(count))
+
+
+def test_failures_in_turn_close_a_backend() -> None:
+    world = World(service(2))
+    world.fail(ONE, 4)
+    assert ONE in places(world)  # and the answer opens the count again
+    world.fail(ONE, 4)
+    assert not world.steering.urgent
+    world.fail(ONE, 1)
+    assert world.steering.urgent
+    world.report()
+    assert not world.steering.urgent
+    assert (world.backends[ONE].open, world.backends[TWO].open) == (False, True)
+    assert 30.0 <= world.backends[ONE].closed_for_s <= 37.5
+    assert places(world) == {TWO: 50}
+
+
+def test_after_the_backoff_one_connection_probes_it() -> None:
+    world = World(service(2))
+    world.fail(ONE)
+    world.wait(38.0)
+    flow = world.flow()
+    probe = world.open(flow)
+    assert text(probe) == ONE
+    assert places(world) == {TWO: 50}
+    world.wait(0.5)
+    assert places(world) == {TWO: 50}
+    world.wait(29.0)
+    assert places(world) == {TWO: 50}
+    world.wait(9.0)
+    assert text(world.connect()) == ONE
+    assert world.steering.urgent
+    assert set(places(world)) == {ONE, TWO}
+    world.report()
+    assert world.backends[ONE].open
+    assert world.counters["probes"] == 2
+
+
+def test_a_failed_probe_fails_over_like_any_other() -> None:
+    world = World(service(2))
+    world.fail(ONE)
+    world.wait(38.0)
+    flow = world.flow()
+    assert text(world.open(flow)) == ONE
+    decision = world.steering.refused(flow, world.now)
+    assert decision is not None
+    assert text(decision) == TWO
+
+
+def test_a_probe_nobody_heard_of_is_repeated() -> None:
+    world = World(service(2))
+    world.fail(ONE)
+    world.wait(38.0)
+    flow = world.flow()
+    assert text(world.open(flow)) == ONE
+    world.steering._flows.forget(world.steering._flows.tcp[flow])
+    world.steering._flows.waiting.clear()
+    world.wait(29.9)
+    assert places(world, 5) == {TWO: 5}
+    world.wait(0.2)
+    assert text(world.open(world.flow())) == ONE
+
+
+def test_with_all_closed_it_is_refused_but_for_probes() -> None:
+    world = World(service(2))
+    for _ in range(10):
+        world.end(*(lambda flow: (flow, world.open(flow)))(world.flow()), answered=False)
+    first = [world.syn(world.flow()) for _ in range(20)]
+    assert sum(one is not None for one in first) == 2
+    probes = 0
+    for _ in range(100):  # ten seconds
+        world.wait(0.1)
+        probes += world.syn(world.flow()) is not None
+    assert 16 <= probes <= 22
+    world.wait(1.1)
+    assert world.connect()
+    assert world.syn(world.flow()) is not None
+    world.report()
+    assert world.vips[VIP].refused >= 78
+
+
+def test_with_all_closed_one_of_them_is_tried_if_so_set() -> None:
+    world = World(service(2), refuse_closed=False)
+    for _ in range(40):
+        flow = world.flow()
+        world.end(flow, world.open(flow), answered=False)
+    world.report()
+    assert not any(one.open for one in world.backends.values())
+    assert world.counters["other_backend"] > 0
+    assert world.counters["no_backend"] == 0
+
+
+def test_unreachable_ones_come_second() -> None:
+    world = World(service(backends=[backend(1, reachable=False), backend(2), backend(3)]))
+    assert set(places(world)) == {TWO, "10.0.0.3:80"}
+    world.fail(TWO)
+    world.fail("10.0.0.3:80")
+    assert places(world, 1) == {ONE: 1}
+    world.report()
+    assert world.counters["open_backend"] > 0
+
+
+def test_drained_ones_get_nothing_new() -> None:
+    world = World(service(2))
+    flow = world.flow()
+    decision = world.open(flow)
+    drained = [backend(1, weight=0), backend(2)]
+    world.update(service(backends=drained))
+    assert places(world) == {TWO: 50}
+    world.answer(flow, decision)
+    world.update(service(2))
+    assert set(places(world)) == {ONE, TWO}
+
+
+def test_a_backend_is_closed_in_all_vips_and_stays_so() -> None:
+    world = World(service(2), service(2, vip=OTHER_VIP))
+    world.fail(ONE)
+    for _ in range(20):
+        assert text(world.connect(world.flow(vip=OTHER_VIP))) == TWO
+    # another table does not change what is known of a backend that stays
+    world.update(service(3, vip=OTHER_VIP), gone=(VIP,))
+    assert ONE not in {text(world.connect(world.flow(vip=OTHER_VIP))) for _ in range(20)}
+    # nor does it move to another VIP
+    world.update(service(1, vip=VIP), gone=(OTHER_VIP,))
+    world.report()
+    assert not world.backends[ONE].open
+    # one that left and comes back is another one
+    world.update(gone=(VIP,))
+    world.update(service(2))
+    world.report()
+    assert world.backends[ONE].open
+    assert world.backends[ONE].failures == 5
+    assert ONE in places(world)
+
+
+def test_failures_of_a_backend_that_left_do_not_close_it() -> None:
+    world = World(service(1))
+    flows = [world.flow() for _ in range(10)]
+    decisions = [world.open(flow) for flow in flows]
+    world.update(service(backends=[backend(2)]))
+    for flow, decision in zip(flows, decisions, strict=True):
+        world.end(flow, decision, answered=False)
+    world.report()
+    assert world.backends[ONE].open
+    assert world.pending() == 0
+
+
+def test_who_comes_back_starts_slowly() -> None:
+    world = World(service(2, slow_start_s=60.0))
+    assert abs(places(world)[ONE] - 25) <= 2
+    world.fail(ONE)
+    world.wait(38.0)
+    assert text(world.connect(after=0.0)) == ONE
+    found = Counter(text(world.connect(after=0.0)) for _ in range(200))
+    assert found[ONE] < 20
+    world.wait(61.0)
+    assert abs(places(world, 200)[ONE] - 100) <= 10
+
+
+def test_a_newcomer_starts_slowly() -> None:
+    world = World(service(2, slow_start_s=60.0))
+    world.update(service(3, slow_start_s=60.0))
+    found = Counter(text(world.connect(after=0.0)) for _ in range(200))
+    assert found["10.0.0.3:80"] < 20
+
+
+def test_clients_of_a_closed_backend_move_and_return() -> None:
+    world = World(service(4, policy="maglev"))
+
+    def homes() -> list[str]:
+        return [text(world.connect(world.flow(client=f"10.9.1.{n}"))) for n in range(60)]
+
+    before = homes()
+    while world.steering.report(world.now) is not None:
+        flow = world.flow(client="10.9.1.0")
+        decision = world.open(flow)
+        if text(decision) != before[0]:
+            world.answer(flow, decision)
+            break
+        world.end(flow, decision, answered=False)
+    after = homes()
+    assert before[0] not in after
+    assert all(old in (new, before[0]) for old, new in zip(before, after, strict=True))
+    world.wait(40.0)
+    assert homes()[1:] == before[1:]

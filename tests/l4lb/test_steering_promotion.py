@@ -1,0 +1,148 @@
+"""Steering: VIPs that the kernel serves, by shares that follow health, weights and cost."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cairn_l4lb.testing_steering import VIP, World, backend, service, text
+
+
+def load(world: World, per_second: int, seconds: float) -> None:
+    """Connections at a rate, seen by user space, with a report every 0.25 s."""
+    for _ in range(int(seconds * 4)):
+        for _ in range(per_second // 4):
+            world.connect(after=0.0)
+        world.wait(0.25)
+        world.report()
+
+
+def test_a_hot_vip_is_left_to_the_kernel_until_it_is_cold() -> None:
+    world = World(service(4), promote_per_s=400.0)
+    load(world, 200, 5)
+    assert world.vips[VIP].slots == ()
+    assert world.vips[VIP].rate == pytest.approx(200, rel=0.05)
+    load(world, 800, 2)
+    slots = world.vips[VIP].slots
+    assert Counter(slots) == {1: 32, 2: 32, 3: 32, 4: 32}
+    # the kernel tells of one in 16; of these half the limit keeps it promoted
+    where = world.open(world.flow())
+    for _ in range(60):
+        for _ in range(300 // 16 // 4 + 1):
+            flow = world.flow()
+            world.begin(flow, where)
+            world.answer(flow, where)
+        world.wait(0.25)
+        world.report()
+    assert world.vips[VIP].slots
+    assert world.vips[VIP].rate == pytest.approx(320, rel=0.1)
+    world.beats(9.0)
+    assert world.vips[VIP].slots
+    world.beats(3.0)
+    assert world.vips[VIP].slots == ()
+    assert world.counters["promoted"] == 1
+
+
+def test_a_sample_stands_for_all() -> None:
+    world = World(service(1, mode="kernel"))
+    world.beats(0.5)
+    where = world.open(world.flow())
+    flow = world.flow()
+    world.begin(flow, where)
+    world.now += 0.003
+    world.answer(flow, where)
+    world.report()
+    one = world.backends[text(where)]
+    assert (one.picks, one.successes, one.pending, sum(one.latency)) == (17, 16, 1, 16)
+    assert world.vips[VIP].picks == 17
+
+
+def test_who_is_closed_or_drained_has_no_share() -> None:
+    world = World(service(3, mode="kernel"))
+    world.beats(0.5)
+    assert set(world.vips[VIP].slots) == {1, 2, 3}
+    world.fail("10.0.0.2:80")
+    assert world.steering.urgent
+    world.report()
+    before = world.vips[VIP].slots
+    assert set(before) == {1, 3}
+    # one share probes it when its backoff is over
+    world.beats(38.0)
+    assert Counter(world.vips[VIP].slots)[2] == 1
+    flow, where = world.flow(), world.steering._table.vips[VIP].members[1].decision
+    world.begin(flow, where)
+    world.answer(flow, where)
+    world.report()
+    assert Counter(world.vips[VIP].slots)[2] >= 42
+    world.update(service(backends=[backend(1), backend(2, weight=0), backend(3)], mode="kernel"))
+    world.beats(0.5)
+    assert set(world.vips[VIP].slots) == {1, 3}
+
+
+def test_with_all_closed_user_space_refuses_and_probes() -> None:
+    world = World(service(2, mode="kernel"))
+    world.beats(0.5)
+    for _ in range(10):
+        flow = world.flow()
+        world.end(flow, world.open(flow), answered=False)
+    world.report()
+    assert world.vips[VIP].slots == ()
+    world.wait(1.1)
+    world.connect()
+    world.report()
+    assert len(set(world.vips[VIP].slots)) == 1
+
+
+def test_shares_follow_weights_and_cost() -> None:
+    backends = [backend(1, weight=3), backend(2), backend(3)]
+    world = World(service(backends=backends, mode="kernel", cost="peak-ewma"))
+    world.beats(0.5)
+    assert Counter(world.vips[VIP].slots) == {1: 77, 2: 26, 3: 25}
+    flows = [(world.flow(), one.decision) for one in world.steering._table.vips[VIP].members]
+    for _ in range(40):
+        for flow, where in flows:
+            world.begin(flow, where)
+        world.wait(0.003)
+        for flow, where in flows[:2]:
+            world.answer(flow, where)
+        world.wait(0.04)
+        world.answer(*flows[2])
+        world.beats(0.25)
+    shares = Counter(world.vips[VIP].slots)
+    assert shares[3] < 18
+    assert shares[1] > 77
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": "maglev"},
+        {"policy": "source-hash"},
+        {"sticky_s": 5.0},
+        {"locality": "host"},
+        {"mode": "mark"},
+    ],
+)
+def test_what_weights_cannot_say_stays_in_user_space(options: dict[str, Any]) -> None:
+    world = World(service(3, **options), promote_per_s=100.0)
+    load(world, 400, 3)
+    assert world.vips[VIP].slots == ()
+
+
+def test_a_vip_that_is_gone_is_not_the_kernels() -> None:
+    world = World(service(3, mode="kernel"))
+    world.beats(0.5)
+    assert world.vips[VIP].slots
+    world.update(gone=(VIP,))
+    world.report()
+    assert world.vips[VIP].slots == ()
+
+
+def test_idle_vips_cost_nothing() -> None:
+    world = World(service(3))
+    world.connect()
+    world.beats(30.0)
+    report = world.report()
+    assert report.backends == []
+    assert report.vips == []
+    assert not world.steering._table.busy
