@@ -54,6 +54,10 @@ class Daemon:
             self.server.process.kill()
             self.server.process.wait()
 
+    def control(self) -> int:
+        """Process id of the controlling process."""
+        return self.server.process.pid
+
     def steer(self) -> int:
         """Process id of the steering process, once it is there."""
         return int(self.until(self._steer, "no steering process"))
