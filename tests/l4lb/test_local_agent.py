@@ -9,9 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from cairn_core.agent import legacy_json
+from cairn_core.agent.records import TaskRecord
 from cairn_core.clusterview.state_json import BadState
 from cairn_core.kit.http_server import Answer, Handler, HttpServer, Request, Response, Router
-from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, Row, TaskRow, VipRow
+from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, Row, TaskRow, VipRow, task_row
+from cairn_core.mesos.types import TaskInfo, TaskStatus
 from cairn_l4lb.io_local_agent import LocalAgent, read_agent_state
 from cairn_l4lb.model import Vip
 from cairn_l4lb.table import Table
@@ -228,3 +231,44 @@ def test_an_override_and_the_view_say_the_same() -> None:
     table.override("a1", rows, 0.0)
     [service] = table.services.values()
     assert (service.backends[0].zone, service.backends[0].weight) == ("z", 1)
+
+
+def test_a_task_is_the_same_whether_its_agent_tells_it_or_a_master() -> None:
+    info = msgspec.convert(
+        {
+            "name": "web", "task_id": {"value": "t1"}, "agent_id": {"value": "a1"},
+            "resources": [{
+                "name": "ports", "type": "RANGES",
+                "ranges": {"range": [{"begin": 31000, "end": 31001}]},
+            }],
+            "labels": {"labels": [
+                {"key": "VIP_PORT1", "value": "tcp://1.2.3.4:80"}, {"key": "OTHER", "value": "x"},
+            ]},
+            "discovery": {"visibility": "FRAMEWORK", "name": "web", "ports": {"ports": [{
+                "number": 80, "name": "http", "protocol": "tcp",
+                "labels": {"labels": [{"key": "VIP_0", "value": "web:80"}]},
+            }]}},
+            "container": {"type": "DOCKER", "docker": {
+                "image": "nginx", "network": "BRIDGE",
+                "port_mappings": [{"host_port": 31000, "container_port": 80, "protocol": "tcp"}],
+            }},
+            "health_check": {"type": "TCP", "tcp": {"port": 80}},
+        },
+        TaskInfo,
+    )  # fmt: skip
+    record = TaskRecord(info, "f", "", "o")
+    network = {"ip_addresses": [{"ip_address": "172.17.0.2"}], "name": "bridge"}
+    record.note(
+        msgspec.convert(
+            {
+                "task_id": {"value": "t1"}, "state": "TASK_RUNNING", "healthy": False,
+                "timestamp": 1.0, "container_status": {"network_infos": [network]},
+            },
+            TaskStatus,
+        )
+    )  # fmt: skip
+    told = msgspec.json.decode(msgspec.json.encode(legacy_json.task(record, "a1")))
+    _, rows = read_agent_state(msgspec.json.encode(state(told)))
+    assert rows[-1] == task_row(record.as_task("a1"))
+    [row] = [one for one in rows if isinstance(one, TaskRow)]
+    assert (row.docker_ports, row.health_checked) == (((31000, 80, "tcp"),), True)
