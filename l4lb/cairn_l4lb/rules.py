@@ -100,6 +100,25 @@ class Work:
         """Whether there is anything to do at once."""
         return bool(self.add or self.replace or self.remove or self.queue)
 
+    def put(self, key: Key, data: bytes | None, *, known: bool) -> None:
+        """Have an element with this data.  known: with other data it is there or to be added."""
+        if key in self.add:
+            self.add[key] = data
+        elif known or key in self.remove or key in self.later:
+            self.remove.discard(key)
+            self.later.discard(key)
+            self.replace[key] = data
+        else:
+            self.add[key] = data
+
+    def drop(self, key: Key) -> None:
+        """Have it no longer: it is there or to be added."""
+        if key in self.add:
+            del self.add[key]
+            return
+        self.replace.pop(key, None)
+        (self.later if is_backend(key) else self.remove).add(key)
+
 
 # -- placing ---------------------------------------------------------------------------------------
 
@@ -242,15 +261,10 @@ def compare(work: Work, vip: Vip, old: Placed | None, new: Placed | None, shift:
     before = {} if old is None else dict(contents(vip, old, shift))
     after = {} if new is None else dict(contents(vip, new, shift))
     for key, data in after.items():
-        if key not in before:
-            # somebody may have removed it earlier, and it has not been done yet
-            known = work.add if key not in work.later else work.replace
-            work.later.discard(key)
-            known[key] = data
-        elif before[key] != data:
-            work.replace[key] = data
+        if key not in before or before[key] != data:
+            work.put(key, data, known=key in before)
     for key in before.keys() - after.keys():
-        (work.later if is_backend(key) else work.remove).add(key)
+        work.drop(key)
     queued = new is not None and not new.hot
     if queued:
         work.unqueue.discard(vip)
