@@ -260,7 +260,11 @@ class Table:
             case VipRow(name=name):
                 last = self._addresses(name)
                 if isinstance(new, VipRow):
-                    self._recorded[name] = (canonical(new.ipv4), canonical(new.ipv6))
+                    ipv4, ipv6 = canonical(new.ipv4), canonical(new.ipv6)
+                    self._recorded[name] = (
+                        "" if ":" in ipv4 else ipv4,
+                        ipv6 if ":" in ipv6 else "",
+                    )
                 else:
                     self._recorded.pop(name, None)
                 self._move(name, last, self._addresses(name))

@@ -236,6 +236,16 @@ def test_an_address_that_was_chosen_and_is_not_used_is_free() -> None:
     assert cluster.services[Vip("tcp", "11.7.7.7", 80)].name == "web.marathon"
 
 
+def test_an_address_of_the_wrong_family_is_none() -> None:
+    cluster = Cluster(FRAMEWORK, A1, task("t1", "web:80"))
+    for row in (VipRow("web.marathon", "fd01:c::1", "11.0.0.1"), VipRow("web.marathon", "x", "y")):
+        cluster.put(row)
+        assert cluster.services == {}
+        assert [one.reason for one in cluster.table.problems()] == ["no IPv4 address yet"]
+    cluster.put(VIP_ROW)
+    assert list(cluster.services) == [WEB]
+
+
 def test_two_names_may_change_their_addresses() -> None:
     db = VipRow("db.marathon", "11.0.0.2")
     tasks = [task("t1", "web:80"), task("t2", "db:80", number=31002)]
