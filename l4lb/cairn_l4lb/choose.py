@@ -112,17 +112,20 @@ class Pool:
 def pool(members: Iterable[Member], rules: Rules, clock: float, now: float) -> Pool:
     """The pool as of now.  clock: turn that the round has come to."""
     takers = sorted((one for one in members if one.weight), key=lambda one: one.state.source)
-    usable = [one for one in takers if not one.state.gate.closed or one.state.gate.due(now)]
+    by_client = rules.policy in BY_CLIENT
+    due = [] if by_client else [one for one in takers if one.state.gate.due(now)]
+    usable = [
+        one
+        for one in takers
+        if not one.state.gate.closed or (by_client and one.state.gate.due(now))
+    ]
     kind = OPEN if usable else OTHER
     if reachable := [one for one in usable if one.reachable]:
         usable, kind = reachable, REACHABLE_OPEN
+        due = [one for one in due if one.reachable]
     usable = _nearest(usable, rules.locality) if usable else takers
-    probes: list[Member] = []
-    if kind != OTHER and rules.policy not in BY_CLIENT:
-        probes = [one for one in usable if one.state.gate.closed]
-        usable = [one for one in usable if not one.state.gate.closed]
     made = Pool(takers, usable, [share(one, rules, now) for one in usable], kind)
-    made.probes = probes
+    made.probes = due
     made.by_latency = rules.policy == "p2c" and rules.cost == "peak-ewma"
     closed = [one.state.gate.until for one in takers if one.state.gate.closed]
     made.wake = min((until for until in closed if until > now), default=inf)

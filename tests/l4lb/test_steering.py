@@ -366,3 +366,18 @@ def test_answers_by_status_only() -> None:
     assert world.pending() == 1
     world.event(1, flow, decision, status=0x8 | SEEN_REPLY)
     assert world.pending() == 0
+
+
+def test_what_could_not_be_sent_is_nobodys_fault() -> None:
+    world = World(service(2, hedge_ms=100.0))
+    flow = world.flow()
+    first = world.open(flow)
+    assert world.wait(0.101)
+    world.steering.unsent(flow)
+    world.wait(1.0)
+    assert world.pending() == 0
+    assert sum(one.failures for one in world.backends.values()) == 0
+    world.answer(flow, first)
+    world.steering.unsent(flow)
+    world.report()
+    assert world.backends[text(first)].successes == 1

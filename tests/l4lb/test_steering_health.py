@@ -197,3 +197,16 @@ def test_clients_of_a_closed_backend_move_and_return() -> None:
     assert all(old in (new, before[0]) for old, new in zip(before, after, strict=True))
     world.wait(40.0)
     assert homes()[1:] == before[1:]
+
+
+def test_a_near_one_that_is_closed_is_probed_and_the_far_ones_serve() -> None:
+    backends = [backend(1, agent_address="10.1.0.1"), backend(2)]
+    world = World(service(backends=backends, locality="host"), own_addresses=("10.1.0.1",))
+    assert places(world) == {ONE: 50}
+    world.fail(ONE)
+    assert places(world) == {TWO: 50}
+    world.wait(38.0)
+    assert text(world.open(world.flow())) == ONE
+    assert places(world) == {TWO: 50}
+    world.wait(38.0)
+    assert places(world) == {ONE: 50}

@@ -128,6 +128,13 @@ class Steering:
         self._flows.forget(known)
         return None
 
+    def unsent(self, flow: bytes) -> None:
+        """The SYN could not be sent where `refused` or `tick` said: that is no backend's fault."""
+        known = self._flows.tcp.get(flow)
+        if known is not None and known.stage == WAITING:
+            self._settle(known)
+            self._flows.forget(known)
+
     def event(
         self, kind: int, protocol: int, flow: bytes, reply_source: bytes, status: int, now: float
     ) -> None:

@@ -79,9 +79,9 @@ class Table:
                 state.gate, state.ewma = Gate(), PeakEwma(now)
                 self._states[key] = state
                 self.sources[NUMBERS[protocol]][state.source] = state
-                self.tell(state)
             states.append(state)
-        self.tell_vip(vip)
+        if vip.mode == "kernel":
+            self.busy.add(vip)
         return vip.serve(service, states, self._place, now)
 
     def _remove(self, vip: VipState, now: float) -> list[State]:
