@@ -6,12 +6,14 @@ own. Cases `VIPs x backends`, and `N-nodes` for so many readers of that table:
     rows, whole_bytes      what a node gets that knows nothing
     task_bytes, vip_bytes  one row of each kind as a frame
     change_bytes           what a node gets when one task changes: frame, digest, framing
+    digest_bytes           the digest's part of that
     burst_bytes            per change, of 100 that go out together
     publish_us             the master's time for a change, whoever reads
     node_us                its time for a change and node, the system's included
     last_ms                from a change until the last node has it; changes wait 30 ms first
+    anew_ms                what a reader needs for a whole table of another master that says what
+                           it knows already, and to find that
     whole_ms               the master's time for a node that knows nothing
-    memory_kb              its memory per node
 """
 
 import asyncio
@@ -25,9 +27,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from bench.l4lb_cluster import agent_addresses, large, task_row
-from bench.l4lb_net import ROOT, memory_kb
+from bench.l4lb_net import ROOT
 from bench.report import CannotRun, Result, median_s
-from cairn_core.kit.feed import Backlog, FeedPublisher
+from cairn_core.clusterview.feed import FeedReader
+from cairn_core.kit.feed import Backlog, FeedPublisher, decode, encode
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.io_feed import FEED_PATH, FeedServer
 from cairn_core.mesos import recordio
@@ -51,6 +54,17 @@ def wire_bytes(backlog: Backlog) -> int:
     return sum(len(recordio.encode(data)) for data in backlog.messages())
 
 
+def anew(publisher: FeedPublisher) -> None:
+    """Another master, or a relay's reading of it: all rows are sent, and none of them is news."""
+    backlog, reader = publisher.frames_since(0, 0), FeedReader()
+    for data in (encode(backlog.hello), *backlog.messages()):
+        reader.received(decode(data))
+    before = publisher.seq
+    for key, value in reader.values.items():
+        publisher.put(key, value)
+    assert publisher.seq == before, "a row that is the same is no change"
+
+
 def sizes(publisher: FeedPublisher, case: str) -> Iterator[Result]:
     """Bytes of rows and changes."""
 
@@ -70,6 +84,8 @@ def sizes(publisher: FeedPublisher, case: str) -> Iterator[Result]:
             publisher.put(row.key, encode_row(row))
         size = wire_bytes(publisher.frames_since(publisher.epoch, before))
         yield result(metric, size / count, "B", count)
+    yield result("digest_bytes", len(recordio.encode(publisher.digest())), "B")
+    yield result("anew_ms", median_s(lambda: anew(publisher), 3) * 1e3, "ms", 3)
     numbers = iter(range(100_000_000))
 
     def publish() -> None:
@@ -126,14 +142,12 @@ async def nodes(publisher: FeedPublisher, count: int, changes: int) -> list[Resu
 
     try:
         number = publisher.seq * 1000
-        memory = memory_kb()
         row = changed(number)
         feed.put(row.key, encode_row(row))
         spent = time.process_time()
         async with readers(http.port, count) as there:
             await there.read()
             result("whole_ms", (time.process_time() - spent) * 1e3 / count, "ms", count)
-            result("memory_kb", (memory_kb() - memory) / count, "kB", count)
             took, used = [], []
             for _ in range(changes):
                 number += 1
