@@ -19,10 +19,10 @@ GROWING = {
     "conntrack_insert_failed": "connections find no free port or entry: too many from one source "
     "to one backend, widen net.ipv4.ip_local_port_range or add backends",
     "conntrack_drop": "the connection table dropped packets: raise net.netfilter.nf_conntrack_max",
-    "queue_dropped": "a packet queue was full: the kernel chose instead",
+    "queue_dropped": "a packet queue was full: raise queue_length, or promote VIPs earlier",
     "queue_user_dropped": "the steering process read too slowly: the kernel chose instead",
-    "events_lost": "conntrack events were lost: answers may count as failures",
-    "enobufs": "conntrack events were lost: answers may count as failures",
+    "lost_packets": "the steering process lost packets of the queue: clients send them again",
+    "lost_events": "conntrack events were lost: answers may count as failures",
 }
 
 

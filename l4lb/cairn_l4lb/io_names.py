@@ -61,6 +61,7 @@ class Names:
         self._pushed: list[Record] | None = None
         self._generation = _read(file)
         self._changed = asyncio.Event()
+        self._resting = False
         #: Whether the proxy had the newest names when it last answered, and what went wrong.
         self.in_step = False
         self.problem: str | None = None
@@ -77,6 +78,15 @@ class Names:
     def count(self) -> int:
         """Records in the zone."""
         return len(self._records or ())
+
+    @property
+    def known(self) -> bool:
+        """Whether names were set since the start."""
+        return self._records is not None
+
+    def rest(self) -> None:
+        """Push nothing any more."""
+        self._resting = True
 
     def set(self, names: Mapping[str, tuple[str, str]]) -> None:
         """These are the names; they are pushed soon when they are others than before."""
@@ -108,6 +118,8 @@ class Names:
 
     async def _once(self, http: HttpClient) -> float:
         """Bring the proxy up to date; returns the seconds until it is asked again."""
+        if self._resting:
+            return CHECK_S
         try:
             if self._records is not None:
                 await self._zone(http, self._records)

@@ -1,0 +1,284 @@
+"""Does the work of `apply`: the kernel, in a thread of its own, and the steering process.
+
+Order is everything here; see `docs/l4lb.md`, what is always true.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import TypeVar
+
+from cairn_core.errors import CairnError, Unavailable
+from cairn_core.kit.backoff import Backoff
+
+from .apply import Balancer, Work
+from .channel import Report, SteerSettings
+from .io_kernel import Kernel, uninstall
+from .io_steer import SteerProcess
+from .model import Vip
+from .rules import KernelSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Between two attempts at work that failed, seconds.
+RETRY_S = (0.1, 5.0)
+#: Resyncs of hosts that started together are spread by so much.
+JITTER = 0.2
+#: So long the first start waits for the steering process to have the queues, seconds.
+READY_S = 10.0
+
+
+class Applier:
+    """Keeps kernel and steering process at what the balancer says.
+
+    balancer: what is to be. settings: of the kernel; None touches nothing of it, and starts no
+    steering process. applied: told of work that was done, and how long after its change, seconds.
+    coalesce_s: least time between two changes. All `now` are of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        balancer: Balancer,
+        settings: KernelSettings | None,
+        steer: SteerSettings,
+        applied: Callable[[Work, float], None],
+        *,
+        prepare: Callable[[], Awaitable[None]],
+        coalesce_s: float = 0.02,
+        resync_s: float = 30.0,
+        rng: Random,
+    ) -> None:
+        """prepare: called before work is taken, to add what it needs."""
+        self.balancer = balancer
+        self.steering: SteerProcess | None = None
+        #: What cannot be done at the moment; None when all was.
+        self.problem: str | None = None
+        #: Whether an operator had everything removed: nothing is touched until a restart.
+        self.uninstalled = False
+        #: Lines of the latest repairs, and how many there were of all.
+        self.repairs: list[str] = []
+        self.repaired = 0
+        self._settings, self._applied, self._prepare = settings, applied, prepare
+        self._coalesce_s, self._resync_s, self._rng = coalesce_s, resync_s, rng
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
+        self._kernel: Kernel | None = None
+        self._turn = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._known = False
+        self._begun = False
+        self._steer_task: asyncio.Task[None] | None = None
+        if settings is not None:
+            self.steering = SteerProcess(steer, self._reported, balancer.whole, self._died)
+
+    # -- facts ---------------------------------------------------------------------------------
+
+    def wake(self, *, known: bool) -> None:
+        """There may be work.  known: what is to be is all that there is, so that what is not part
+        of it may be removed; before that nothing is done."""
+        self._known = self._known or known
+        if self.balancer.is_due or not self._begun:
+            self._due.set()
+
+    @property
+    def begun(self) -> bool:
+        """Whether the first table is applied."""
+        return self._begun
+
+    def _reported(self, report: Report) -> None:
+        self.balancer.report(report, time.monotonic())
+        if self.balancer.is_due:
+            self._due.set()
+
+    def _died(self) -> None:
+        self.balancer.restarted(time.monotonic())
+        if self.balancer.is_due:
+            self._due.set()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Set up the kernel, and take over the slots it has.  Raises Unavailable, saying what is
+        missing."""
+        settings = self._settings
+        if settings is None:
+            return
+        self._kernel = kernel = await self._in_thread(lambda: Kernel(settings))
+        self.balancer.adopt(await self._in_thread(kernel.read_slots))
+        await self._in_thread(kernel.start)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Apply changes until `stop`; then leave the host so that no connection fails."""
+        stopping = asyncio.create_task(stop.wait(), name="apply-stop")
+        resyncing = asyncio.create_task(self._resync_loop(), name="resync")
+        backoff = Backoff(*RETRY_S, self._rng)
+        try:
+            while not stop.is_set():
+                due = asyncio.create_task(self._due.wait(), name="apply-due")
+                await asyncio.wait({stopping, due, resyncing}, return_when=asyncio.FIRST_COMPLETED)
+                due.cancel()
+                if resyncing.done():
+                    resyncing.result()
+                if stop.is_set():
+                    break
+                self._due.clear()
+                wait_s = self._coalesce_s
+                if not await self._once():
+                    wait_s = backoff.next()
+                    self._due.set()
+                else:
+                    backoff.reset()
+                await asyncio.wait({stopping}, timeout=wait_s)
+        finally:
+            stopping.cancel()
+            resyncing.cancel()
+            await self._end()
+
+    async def _once(self) -> bool:
+        """Do what is due; False when it has to be tried again."""
+        if not self._known or self.uninstalled:
+            return True
+        async with self._turn:
+            try:
+                await self._prepare()
+            except CairnError as error:
+                log.warning("addresses of names not chosen reason=%s", error)
+            work = self.balancer.take(time.monotonic())
+            try:
+                await self._do(work)
+            except Unavailable as error:
+                if str(error) != self.problem:
+                    log.error("kernel not changed, trying again reason=%s", error)
+                self.problem = str(error)
+                self.balancer.again(work, time.monotonic())
+                return False
+        if self.problem is not None:
+            log.info("kernel changed again")
+        self.problem = None
+        self._applied(work, time.monotonic() - work.since)
+        return True
+
+    async def _do(self, work: Work) -> None:
+        kernel, steering = self._kernel, self.steering
+        first, balancer = not self._begun, self.balancer
+        if kernel is None or steering is None:
+            self._begun = True
+            return
+        update = work.update()
+        if first:
+            services = list(balancer.services.values())
+            await self._in_thread(lambda: kernel.grow(services, whole=True))
+            self._begun = True
+            # it asks for all there is when it starts
+            self._steer_task = asyncio.create_task(steering.run(), name="steering")
+            await steering.wait_ready(READY_S)
+            await steering.settle()
+        elif update is not None:
+            await self._in_thread(lambda: kernel.grow(work.changed.values(), work.gone))
+            steering.send(update)
+            if work.leaving and not await steering.settle():
+                log.warning("steering process is late, the kernel goes on without it")
+        if first or update is not None or work.health:
+            await self._in_thread(lambda: _finish(kernel, work))
+
+    async def resync(self) -> list[str]:
+        """Put right what others changed in the kernel; one line each.  Raises Unavailable."""
+        kernel = self._kernel
+        if kernel is None or self.uninstalled or not self._begun:
+            return []
+        async with self._turn:
+            found = await self._in_thread(kernel.resync)
+        if found:
+            self.repaired += len(found)
+            self.repairs = found[:100]
+            log.warning(
+                "kernel put right, something else changed it count=%d first=%s",
+                len(found), found[0],
+            )  # fmt: skip
+        return found
+
+    async def _resync_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._resync_s * (1 + JITTER * self._rng.random()))
+            try:
+                await self.resync()
+            except Unavailable as error:
+                log.error("kernel not looked at reason=%s", error)
+
+    async def uninstall(self) -> list[str]:
+        """Remove everything of ours, and touch nothing more until a restart; one line each."""
+        async with self._turn:
+            self.uninstalled = True
+            removed, problems = await self._in_thread(uninstall)
+            if self.steering is not None:
+                await self.steering.drain()
+        for one in problems:
+            log.error("not removed: %s", one)
+        return removed + [f"nothing more: {one}" for one in problems]
+
+    async def preview(self) -> list[str]:
+        """What would be changed now; `start` has not to be called."""
+        settings, balancer = self._settings, self.balancer
+        if settings is None:
+            return []
+        kernel = await self._in_thread(lambda: Kernel(settings))
+        balancer.adopt(await self._in_thread(kernel.read_slots))
+        balancer.take(time.monotonic())
+        services = list(balancer.services.values())
+        try:
+            return await self._in_thread(lambda: kernel.preview(services))
+        finally:
+            await self._in_thread(kernel.close)
+
+    async def _end(self) -> None:
+        """Have new connections decided by the kernel while the queues drain, then fill the sets
+        again: whoever comes next finds everything as it is, and until then the kernel decides."""
+        kernel, steering = self._kernel, self.steering
+        try:
+            if kernel is not None and steering is not None and self._steer_task is not None:
+                async with self._turn:
+                    await self._drained(kernel, steering)
+        finally:
+            if self._steer_task is not None:
+                self._steer_task.cancel()
+                await asyncio.gather(self._steer_task, return_exceptions=True)
+            if kernel is not None:
+                await self._in_thread(kernel.close)
+            self._thread.shutdown()
+
+    async def _drained(self, kernel: Kernel, steering: SteerProcess) -> None:
+        if self.uninstalled:
+            return
+        with contextlib.suppress(Unavailable):
+            # nobody is left who could close one
+            await self._in_thread(lambda: kernel.weigh((), {}))
+            await self._in_thread(kernel.open_for_drain)
+        await steering.drain()
+        try:
+            await self._in_thread(kernel.close_after_drain)
+        except Unavailable as error:
+            log.error("sets not filled again reason=%s", error)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # -- questions -----------------------------------------------------------------------------
+
+    async def explain(
+        self, vip: Vip, client: str, port: int
+    ) -> tuple[str | None, Sequence[str], Sequence[tuple[str, str, str, float]]]:
+        """Backend, reasons and latest decisions.  Raises Unavailable."""
+        if self.steering is None:
+            raise Unavailable("enable_networking is false: nothing is decided here")
+        answer = await self.steering.ask(vip, client, port)
+        return answer.backend, answer.reasons, answer.recent
+
+
+def _finish(kernel: Kernel, work: Work) -> None:
+    kernel.shrink()
+    kernel.weigh(work.closed, work.promoted)

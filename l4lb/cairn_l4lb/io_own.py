@@ -1,0 +1,61 @@
+"""This host's own addresses and networks, as the kernel has them now."""
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+
+from . import netlink
+from .io_netlink import Netlink
+from .netlink import Malformed
+
+_GET_ADDRESS, _NEW_ADDRESS = 22, 20
+#: ifaddrmsg: family, prefix length, flags, scope, index of the link.
+_HEAD = struct.Struct("=BBBBI")
+_ADDRESS, _LOCAL = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class OwnAddresses:
+    """Of all links.  interfaces: without loopback and link-local ones, IPv4 first."""
+
+    interfaces: tuple[IPv4Interface | IPv6Interface, ...] = ()
+
+    @property
+    def addresses(self) -> list[str]:
+        """Canonical texts."""
+        return [str(one.ip) for one in self.interfaces]
+
+    @property
+    def networks(self) -> list[str]:
+        """Networks of the links; a single address is none."""
+        return [
+            str(one.network) for one in self.interfaces if one.network.prefixlen < one.max_prefixlen
+        ]
+
+    def first(self, version: int) -> str:
+        """The first address of a family, 4 or 6; empty when there is none."""
+        return next((str(one.ip) for one in self.interfaces if one.version == version), "")
+
+
+def read() -> OwnAddresses:
+    """Ask the kernel; nothing where it does not answer."""
+    socket = Netlink(netlink.ROUTE)
+    request = netlink.message(
+        _GET_ADDRESS, netlink.REQUEST | netlink.DUMP, _HEAD.pack(0, 0, 0, 0, 0)
+    )
+    found: list[IPv4Interface | IPv6Interface] = []
+    try:
+        for answer in socket.request(request):
+            if answer.kind != _NEW_ADDRESS:
+                continue
+            parts = dict(netlink.attributes(answer.body, _HEAD.size))
+            packed = bytes(parts.get(_LOCAL) or parts.get(_ADDRESS) or b"")
+            if len(packed) in (4, 16):
+                one = ip_interface((packed, answer.body[1]))
+                if not one.is_loopback and not one.is_link_local:
+                    found.append(one)
+    except (OSError, Malformed):
+        return OwnAddresses()
+    finally:
+        socket.close()
+    return OwnAddresses(tuple(sorted(found, key=lambda one: one.version)))
