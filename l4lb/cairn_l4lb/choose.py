@@ -157,6 +157,8 @@ def joined(new: Pool, old: Pool | None) -> None:
     for one, weight in zip(new.members, new.shares, strict=True):
         one.share = weight
         one.step = 1.0 / weight
+    for turn, _, one in new.heap:
+        one.turn = turn
     before = set(old.members) if old else set()
     stay = [one for one in new.members if one in before]
     if len(stay) < len(new.members):

@@ -42,12 +42,12 @@ def answer(
         client = ip_address(question.client).packed
     except ValueError:
         client = bytes(16 if vip.service.vip.ipv6 else 4)
-    pool = vip.look(now)
-    reason = choose(vip, pool, client, clone(rng), refuse_closed, now)
     lines = [_of_backend(one, now) for one in vip.members]
     if vip.promotion.slots:
         lines.append("the kernel chooses, by weight: there are many connections, or it is set so")
-    lines += _rules(vip, pool, now)
+    with vip.looked_at(now) as pool:
+        reason = choose(vip, pool, client, clone(rng), refuse_closed, now)
+        lines += _rules(vip, pool)
     lines.append(_refusal(vip) if reason is None else text(reason, vip.rules.cost))
     recent = [
         (_address(who), why[1].text, text(why, vip.rules.cost), now - at)
@@ -70,7 +70,7 @@ def text(reason: Reason, cost: str) -> str:
     return f"{rule}: {member.text}"
 
 
-def _rules(vip: VipState, pool: Pool, now: float) -> list[str]:
+def _rules(vip: VipState, pool: Pool) -> list[str]:
     rules = vip.rules
     lines: list[str] = []
     if rules.sticky_s:

@@ -1,7 +1,8 @@
 """VIPs as they are steered: their rules, members, pool and counts."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from random import Random
@@ -138,19 +139,30 @@ class VipState:
         """The pool as of now."""
         old = self.pool
         if old is None or now >= old.wake:
-            new = self.look(now)
-            joined(new, old)
-            self.pool = new
-            return new
+            self.pool = self._renew(now)
+            return self.pool
         return old
 
-    def look(self, now: float) -> Pool:
-        """The pool as `fresh` would have it, changing nothing."""
+    @contextmanager
+    def looked_at(self, now: float) -> Iterator[Pool]:
+        """The pool as `fresh` would have it; afterwards all is as it was."""
         old = self.pool
         if old is not None and now < old.wake:
-            return old
+            yield old
+            return
+        saved = [(one, one.share, one.step, one.served, one.turn) for one in self.members]
+        try:
+            yield self._renew(now)
+        finally:
+            for one, *values in saved:
+                one.share, one.step, one.served, one.turn = values
+
+    def _renew(self, now: float) -> Pool:
+        old = self.pool
         clock = old.heap[0][0] if old is not None and old.heap else 0.0
-        return pool(self.members, self.rules, clock, now)
+        new = pool(self.members, self.rules, clock, now)
+        joined(new, old)
+        return new
 
     def stuck(self, client: bytes, now: float) -> Member | None:
         """The backend that a client keeps, if it can still have it."""
