@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterable
+from struct import Struct
 
 from . import netlink
 from .netlink import Message
@@ -13,7 +14,8 @@ SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
 #: A datagram of the kernel is never longer.
 _READ_BYTES = 1024 * 1024
 #: The kernel answers at once; whoever waits longer found a bug, seconds.
-_PATIENCE_S = 10.0
+_PATIENCE_S = 10
+_TIMEVAL = Struct("@ll")
 
 
 class Netlink:
@@ -27,7 +29,10 @@ class Netlink:
         self._socket.bind((0, 0))
         self._socket.setsockopt(SOL_NETLINK, CAP_ACK, 1)
         force_buffers(self._socket, buffer_bytes)
-        self._socket.settimeout(_PATIENCE_S)
+        # not settimeout(), with which every read would be two system calls
+        patience = _TIMEVAL.pack(_PATIENCE_S, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        self._buffer = bytearray(_READ_BYTES)
         self._sequence = 0
 
     def next_sequence(self) -> int:
@@ -54,7 +59,11 @@ class Netlink:
 
     def _answers(self, sequence: int) -> Iterable[Message]:
         while True:
-            for found in netlink.messages(self._socket.recv(_READ_BYTES)):
+            try:
+                size = self._socket.recv_into(self._buffer)
+            except BlockingIOError:
+                raise TimeoutError("netlink does not answer") from None
+            for found in netlink.messages(bytes(memoryview(self._buffer)[:size])):
                 if found.sequence != sequence:
                     continue
                 if found.errno:

@@ -94,9 +94,10 @@ class Server:
         self._queues: Queues | None = None
         self._events: Events | None = None
         self._lost_packets = self._lost_events = self._bad_events = 0
-        self._active = self._ended = self._draining = False
-        self._next_tick = self._last_tick = 0.0
-        self._last_report = 0.0
+        self._active = self._ended = False
+        #: Ticks and reports are due not before; whatever comes from outside brings it near.
+        self._check_at = float("inf")
+        self._last_tick = self._last_report = 0.0
         self._poll.register(control.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
@@ -115,16 +116,18 @@ class Server:
                 self._heard()
             elif self._more:
                 self._next_message()
-            if self._steering is not None:
-                self._on_time(monotonic())
+            if now >= self._check_at:
+                self._on_time(now)
+            elif ready:
+                self._check_at = min(self._check_at, now + TICK_S)
 
-    def _wait(self) -> float:
-        """How long to wait for something to come, seconds."""
+    def _wait(self) -> float | None:
+        """How long to wait for something to come, seconds; None: until it comes."""
         if self._more:
             return 0.0
         if self._steering is None:
-            return -1.0
-        return max(0.0, min(self._tick_at(), self._report_at()) - monotonic())
+            return None
+        return max(0.0, self._check_at - monotonic())
 
     # -- packets and events ------------------------------------------------------------------------
 
@@ -168,7 +171,7 @@ class Server:
                     continue
                 kind, protocol, flow, reply_source, status, _ = event
                 if status & SEEN_REPLY and kind == conntrack.UPDATE:
-                    verdicts.answered(flow)
+                    verdicts.answered(flow, reply_source)
                 tell(kind, protocol, flow, reply_source, status, now)
         except OSError:
             self._lost_events += 1  # ENOBUFS: time will tell of them
@@ -238,6 +241,7 @@ class Server:
         # what is here now stays; with the collector off nothing that grows is looked through
         gc.collect()
         gc.freeze()
+        self._check_at = now
         self._tell(channel.READY)
 
     def _bind(self, settings: SteerSettings) -> None:
@@ -278,6 +282,7 @@ class Server:
                 verdicts.hedge(flow, decision, now)
         if now >= self._report_at():
             self._report(now)
+        self._check_at = min(self._tick_at(), self._report_at())
 
     def _report(self, now: float) -> None:
         steering, verdicts = self._steering, self._verdicts

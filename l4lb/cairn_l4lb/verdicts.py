@@ -158,10 +158,14 @@ class Verdicts:
         self.counters["resent" if sent else "resend_failed"] += 1
         return sent
 
-    def answered(self, flow: bytes) -> None:
-        """There was an answer: its SYN will not be needed."""
+    def answered(self, flow: bytes, source: bytes) -> None:
+        """There was an answer from this address and port: its SYN will not be needed."""
+        size = (len(flow) - 4) // 2
+        answer = b"".join((source[:size], flow[:size], source[size:], flow[-4:-2]))
         if self._kept.pop(flow, None) is None:
             self._older.pop(flow, None)
+        if self._flows.pop(answer, None) is None:
+            self._older_flows.pop(answer, None)
 
     def _remember(self, flow: bytes, payload: bytes, mark: int, answer: bytes, now: float) -> None:
         packet = packets.whole(payload)
