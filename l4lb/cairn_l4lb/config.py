@@ -149,6 +149,9 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
     control_socket: Annotated[str, _text("socket for drains, root only; empty: none")] = (
         "/run/cairn/l4lb-control.sock"
     )
+    run_dir: Annotated[
+        str, _text("where it is noted what settings of the host were before us, until it reboots")
+    ] = "/run/cairn"
     state_dir: Annotated[str, _text("where the last known cluster, drains and names are kept")] = (
         "/var/lib/cairn/l4lb"
     )

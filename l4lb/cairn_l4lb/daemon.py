@@ -28,7 +28,7 @@ from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.mesos.feed_rows import AGENT, Row
 from cairn_core.vips.addresses import AddressRange, BadRange
 
-from . import io_host, io_names, io_own
+from . import io_host, io_kernel, io_names, io_own
 from .apply import Balancer, Work
 from .config import L4lbConfig, steer_settings
 from .drains import Drains
@@ -103,6 +103,7 @@ class L4lb:
             coalesce_s=config.coalesce_ms / 1000,
             resync_s=config.reconcile_timeout / 1000,
             rng=self._rng,
+            memory=Path(config.run_dir) / io_kernel.MEMORY.name,
         )
         balancer = self.applier.balancer
         self.state = State(self.applier, self.table, self.source, lambda: self.config)

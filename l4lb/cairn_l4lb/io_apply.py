@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from cairn_core.kit.backoff import Backoff
 
 from .apply import Balancer, Work
 from .channel import Report, SteerSettings
-from .io_kernel import Kernel, uninstall
+from .io_kernel import MEMORY, Kernel, uninstall
 from .io_steer import SteerProcess
 from .model import Vip
 from .rules import KernelSettings
@@ -53,8 +54,10 @@ class Applier:
         coalesce_s: float = 0.02,
         resync_s: float = 30.0,
         rng: Random,
+        memory: Path = MEMORY,
     ) -> None:
-        """prepare: called before work is taken, to add what it needs."""
+        """prepare: called before work is taken, to add what it needs. memory: file of the kernel's
+        part."""
         self.balancer = balancer
         self.steering: SteerProcess | None = None
         #: What cannot be done at the moment; None when all was.
@@ -64,6 +67,7 @@ class Applier:
         #: Lines of the latest repairs, and how many there were of all.
         self.repairs: list[str] = []
         self.repaired = 0
+        self._memory = memory
         self._settings, self._applied, self._prepare = settings, applied, prepare
         self._coalesce_s, self._resync_s, self._rng = coalesce_s, resync_s, rng
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
@@ -108,7 +112,7 @@ class Applier:
         settings = self._settings
         if settings is None:
             return
-        self._kernel = kernel = await self._in_thread(lambda: Kernel(settings))
+        self._kernel = kernel = await self._in_thread(lambda: Kernel(settings, self._memory))
         self.balancer.adopt(await self._in_thread(kernel.read_slots))
         await self._in_thread(kernel.start)
 
@@ -214,7 +218,7 @@ class Applier:
         """Remove everything of ours, and touch nothing more until a restart; one line each."""
         async with self._turn:
             self.uninstalled = True
-            removed, problems = await self._in_thread(uninstall)
+            removed, problems = await self._in_thread(lambda: uninstall(self._memory))
             if self.steering is not None:
                 await self.steering.drain()
         for one in problems:
@@ -226,7 +230,7 @@ class Applier:
         settings, balancer = self._settings, self.balancer
         if settings is None:
             return []
-        kernel = await self._in_thread(lambda: Kernel(settings))
+        kernel = await self._in_thread(lambda: Kernel(settings, self._memory))
         balancer.adopt(await self._in_thread(kernel.read_slots))
         balancer.take(time.monotonic())
         services = list(balancer.services.values())

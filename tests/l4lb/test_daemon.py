@@ -1,0 +1,335 @@
+"""The whole daemon: without a kernel, and in a host of its own with servers and clients."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn_core.mesos.feed_rows import (
+    AgentRow,
+    FrameworkRow,
+    MasterRow,
+    PortRow,
+    Row,
+    TaskRow,
+    VipRow,
+)
+from cairn_core.testing.feed_master import FeedMaster
+from cairn_core.testing.requires import requires
+from cairn_l4lb.testing import Namespace, Site, site
+
+DEADLINE_S = 30.0
+VIP = "11.0.0.77"
+MATCH = "-p tcp -m set --match-set minuteman dst,dst -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
+
+
+def task(number: int, port: int = 8080, label: str = "/web:80", **more: Any) -> TaskRow:
+    """A task of the app, on the agent of the same number."""
+    return TaskRow(
+        f"web.{number}", "web", "F", f"S{number}", "TASK_RUNNING", discovery_name="web",
+        discovery_ports=(PortRow(port, "http", "tcp", (("VIP_0", label),)),), **more,
+    )  # fmt: skip
+
+
+def rows(addresses: list[str]) -> list[Row]:
+    """A cluster with the app on so many hosts."""
+    agents = [AgentRow(f"S{n}", f"agent{n}", one) for n, one in enumerate(addresses)]
+    return [
+        MasterRow("m1", "master1", "10.98.0.9", leads=True),
+        FrameworkRow("F", "marathon"),
+        VipRow("web.marathon", VIP, "fd01:c::77"),
+        *agents,
+        *(task(number) for number in range(len(addresses))),
+    ]
+
+
+class Daemon:
+    """One daemon process, which may be started again."""
+
+    def __init__(self, folder: Path, master: FeedMaster, host: Namespace | None, **more: Any):
+        self.host = host
+        with self._inside(), socket.create_server(("127.0.0.1", 0)) as sock:
+            self.port = sock.getsockname()[1]
+        self.control = folder / "control.sock"
+        config = {
+            "masters": [master.address], "source": "feed",
+            "api_listen_ip": "127.0.0.1", "api_listen_port": self.port,
+            "proxy_socket": "", "vips_socket": str(folder / "vips.sock"),
+            "control_socket": str(self.control), "state_dir": str(folder / "state"),
+            "run_dir": str(folder), "agent_polling_enabled": False,
+            "enable_networking": host is not None, **more,
+        }  # fmt: skip
+        self.file = folder / "l4lb.json"
+        self.file.write_text(json.dumps(config))
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _inside(self) -> Any:
+        return self.host.inside() if self.host is not None else nullcontext()
+
+    def start(self) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CAIRN")}
+        with self._inside(), self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cairn_l4lb", "--config", self.file],
+                stdout=log, stderr=log, env=environment,
+            )  # fmt: skip
+        self.until(lambda: self.get("/ready")["ready"], "ready")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def get(self, path: str) -> Any:
+        """The JSON answer; an empty object while there is none."""
+        with self._inside():
+            try:
+                sock = socket.create_connection(("127.0.0.1", self.port), 10)
+            except OSError:
+                return {"ready": False}
+        with sock:
+            sock.sendall(f"GET {path} HTTP/1.0\r\nAccept: application/json\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        return json.loads(answer.partition(b"\r\n\r\n")[2])
+
+    def backends(self, vip: str = f"{VIP}:80") -> set[str]:
+        return set(self.get("/vips").get("vips", {}).get(vip, ()))
+
+    def ctl(self, *words: str) -> str:
+        """What `cairn l4lb` prints."""
+        argv = [sys.executable, "-m", "cairn_core.cli", "l4lb", *words]
+        with self._inside():
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def dry_run(self) -> str:
+        argv = [sys.executable, "-m", "cairn_l4lb", "--config", str(self.file), "--dry-run"]
+        with self._inside():
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def until(self, done: Callable[[], Any], what: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not done():
+            ended = self.process is not None and self.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                pytest.fail(f"not {what}:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.01)  # another process: there is nothing to wait on
+
+
+@contextmanager
+def running(
+    folder: Path, cluster: list[Row], host: Namespace | None = None, **more: Any
+) -> Iterator[tuple[Daemon, FeedMaster]]:
+    with ExitStack() as stack:
+        with host.inside() if host is not None else nullcontext():
+            listener = socket.create_server(("127.0.0.1", 0))
+        master = stack.enter_context(FeedMaster(cluster, listener))
+        daemon = Daemon(folder, master, host, **more)
+        try:
+            daemon.start()
+            yield daemon, master
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.stop()
+
+
+def test_without_networking_the_table_follows_the_cluster(tmp_path: Path) -> None:
+    with running(tmp_path, rows(["10.9.0.1", "10.9.0.2"])) as (daemon, master):
+        daemon.until(lambda: daemon.backends() == {"10.9.0.1:8080", "10.9.0.2:8080"}, "there")
+        master.delete(task(1).key)
+        daemon.until(lambda: daemon.backends() == {"10.9.0.1:8080"}, "gone")
+        master.put(task(0, label="nonsense:99999999"))
+        daemon.until(lambda: daemon.get("/debug/state")["problems"], "told")
+        (problem,) = daemon.get("/debug/state")["problems"]
+        assert problem["task"] == "web.0"
+        assert "99999999" in problem["reason"]
+        assert daemon.stop() == 0
+
+
+def test_what_was_kept_is_shown_before_a_master_answers(tmp_path: Path) -> None:
+    with running(tmp_path, rows(["10.9.0.1"])) as (daemon, _):
+        daemon.until(lambda: daemon.backends() == {"10.9.0.1:8080"}, "there")
+        daemon.stop()
+    daemon.start()  # the master is gone
+    assert daemon.backends() == {"10.9.0.1:8080"}
+    assert daemon.get("/v1/table")["source"]["kind"] == "disk"
+    assert daemon.stop() == 0
+
+
+def test_without_a_master_and_without_a_state_nothing_is_ready(tmp_path: Path) -> None:
+    with FeedMaster() as master:
+        daemon = Daemon(tmp_path, master, None)
+    daemon.file.write_text(daemon.file.read_text().replace(master.address, "127.0.0.1:9"))
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "cairn_l4lb", "--config", daemon.file], stdout=log, stderr=log
+        ) as daemon.process,
+    ):
+        daemon.until(lambda: "reason" in daemon.get("/ready"), "answering")
+        assert daemon.get("/ready")["reason"] == "no state of the cluster is known yet"
+        assert daemon.stop() == 0
+
+
+def test_a_drain_holds_over_a_restart(tmp_path: Path) -> None:
+    requires("root")
+
+    def states(daemon: Daemon) -> dict[str, str]:
+        return {
+            one["backend"]: one["state"]
+            for vip in daemon.get("/v1/table")["vips"]
+            for one in vip["backends"]
+        }
+
+    with running(tmp_path, rows(["10.9.0.1", "10.9.0.2"])) as (daemon, _):
+        wanted = {"10.9.0.1:8080": "drained", "10.9.0.2:8080": "open"}
+        daemon.ctl("drain", "10.9.0.1", "--socket", str(daemon.control))
+        daemon.until(lambda: states(daemon) == wanted, "drained")
+        daemon.stop()
+        daemon.start()
+        assert states(daemon) == wanted
+        daemon.ctl("undrain", "10.9.0.1", "--socket", str(daemon.control))
+        daemon.until(lambda: states(daemon)["10.9.0.1:8080"] == "open", "undrained")
+
+
+# -- with a kernel -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Site]:
+    requires("root", "ip", "nft", "iptables", "iptables-restore")
+    with site(3) as made:
+        made.serve()
+        yield made
+
+
+@contextmanager
+def balancing(place: Site, folder: Path) -> Iterator[tuple[Daemon, FeedMaster]]:
+    with running(folder, rows(list(place.backends)), place.host) as (daemon, master):
+        daemon.until(lambda: len(daemon.backends()) == 3, "all backends")
+        try:
+            yield daemon, master
+        finally:
+            if daemon.process is not None and daemon.process.poll() is None:
+                daemon.stop()
+            daemon.start()
+            daemon.ctl("uninstall", "--yes", "--socket", str(daemon.control))
+            assert "minuteman" not in place.host.run("iptables-save")
+
+
+@pytest.mark.netns
+def test_connections_reach_all_backends_from_host_and_client(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, _):
+        for where in ("host", "client"):
+            load = place.connect(VIP, 80, where=where, count=90)
+            assert not load.failures
+            assert set(load.backends) == set(place.backends)
+        daemon.until(lambda: daemon.get("/metrics")["successes_counter"]["value"] >= 180, "counted")
+        saved = place.host.run("iptables-save")
+        assert f"-A OUTPUT {MATCH} -j NFQUEUE --queue-balance 50:58 --queue-bypass" in saved
+        told = daemon.get(f"/explain?vip={VIP}:80")["explained"][0]
+        assert told["backend"].removesuffix(":8080") in place.backends
+        assert told["reasons"]
+        assert told["recent"]
+        base = ["--url", f"http://127.0.0.1:{daemon.port}"]
+        assert "3/3 open" in daemon.ctl("list", *base)
+        assert "a new connection goes to" in daemon.ctl("explain", "web.marathon:80", *base)
+        assert daemon.dry_run() == "nothing to change\n"
+
+
+@pytest.mark.netns
+def test_no_connection_fails_over_a_restart_or_the_end_of_the_steering_process(
+    place: Site, tmp_path: Path
+) -> None:
+    with balancing(place, tmp_path) as (daemon, _):
+        loading = place.start_connecting(VIP, 80, rate=300)
+        assert daemon.stop() == 0
+        daemon.start()
+        os.kill(daemon.get("/debug/state")["steering"]["pid"], signal.SIGKILL)
+        daemon.until(
+            lambda: (
+                daemon.get("/debug/state")["steering"]["deaths"] == 1
+                and daemon.get("/ready")["ready"]
+            ),
+            "replaced",
+        )
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        load = loading.stop()
+        assert load.connections > 100
+        assert not load.failures
+
+
+@pytest.mark.netns
+def test_backends_come_and_go_under_load_without_failures(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, master):
+        loading = place.start_connecting(VIP, 80, rate=300, where="client")
+        for _ in range(4):
+            master.delete(task(0).key)
+            daemon.until(lambda: len(daemon.backends()) == 2, "gone")
+            master.put(task(0))
+            daemon.until(lambda: len(daemon.backends()) == 3, "back")
+        load = loading.stop()
+        assert not load.failures
+        assert set(load.backends) == set(place.backends)
+        for number in range(3):
+            master.delete(task(number).key)
+        daemon.until(lambda: not daemon.backends(), "none")
+        load = place.connect(VIP, 80, count=3, threads=1)
+        assert load.failures == {"ECONNREFUSED": 3}
+
+
+@pytest.mark.netns
+def test_what_others_take_away_is_put_back(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, _):
+        daemon.stop()
+        config = {**json.loads(daemon.file.read_text()), "reconcile_timeout": 200}
+        daemon.file.write_text(json.dumps(config))
+        daemon.start()
+        place.host.run("nft", "delete", "table", "inet", "cairn_l4lb")
+        place.host.run("iptables", "-t", "raw", "-F")
+        daemon.until(lambda: daemon.get("/debug/state")["kernel"]["repaired"], "repaired")
+        daemon.until(lambda: MATCH in place.host.run("iptables-save", "-t", "raw"), "back")
+        assert not place.connect(VIP, 80, count=30).failures
+
+
+@pytest.mark.netns
+def test_a_dry_run_tells_and_changes_nothing(place: Site, tmp_path: Path) -> None:
+    def rules() -> list[str]:
+        saved = place.host.run("iptables-save").splitlines()
+        return [line for line in saved if not line.startswith("#")]
+
+    before = rules()
+    with place.host.inside():
+        listener = socket.create_server(("127.0.0.1", 0))
+    with FeedMaster(rows(list(place.backends)), listener) as master:
+        plan = Daemon(tmp_path, master, place.host).dry_run()
+    assert "NFQUEUE" in plan
+    assert f"{VIP},tcp:80" in plan
+    assert rules() == before
+    assert "cairn_l4lb" not in place.host.run("nft", "list", "tables")
+
+
+@pytest.mark.netns
+def test_uninstall_leaves_nothing_and_lasts_until_a_restart(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, master):
+        text = daemon.ctl("uninstall", "--yes", "--socket", str(daemon.control))
+        assert "removed set minuteman" in text
+        master.delete(task(0).key)
+        daemon.until(lambda: not daemon.get("/ready")["ready"], "not ready")
+        assert "uninstalled" in daemon.get("/ready")["reason"]
+        assert "minuteman" not in place.host.run("iptables-save")
+        assert "cairn_l4lb" not in place.host.run("nft", "list", "tables")
