@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from cairn_core.errors import Unavailable
+
 from . import packet_filter
 from .io_programs import run
 from .packet_filter import Rule
@@ -20,21 +22,24 @@ class Iptables:
         """Whether the programs change nftables, whose generation then tells of changes."""
         return "nf_tables" in run(("iptables", "-V"))
 
-    def read(self, *, all_families: bool = False) -> list[Rule]:
-        """Our rules, duplicates and strangers' variants too."""
-        both = all_families or self._settings.ipv6
+    def read(self, ipv6: bool) -> list[Rule]:
+        """Our rules of one family, duplicates and other variants too."""
+        program = _PROGRAMS[ipv6]
         return [
             rule
-            for ipv6 in ((False, True) if both else (False,))
             for table in packet_filter.TABLES
-            for rule in packet_filter.parse(
-                run((_PROGRAMS[ipv6], "-w", "-t", table, "-S")), ipv6, table
-            )
+            for rule in packet_filter.parse(run((program, "-w", "-t", table, "-S")), ipv6, table)
         ]
 
     def plan(self) -> list[tuple[str, Rule]]:
         """What is to be changed."""
-        return packet_filter.changes(self.read(), packet_filter.desired(self._settings))
+        found = self.read(False)
+        try:
+            found += self.read(True)
+        except Unavailable:
+            if self._settings.ipv6:
+                raise  # otherwise there is nothing of ours to remove
+        return packet_filter.changes(found, packet_filter.desired(self._settings))
 
     def apply(self, changes: Sequence[tuple[str, Rule]]) -> None:
         """Make the changes, each table at once."""

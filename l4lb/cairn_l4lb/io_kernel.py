@@ -1,7 +1,7 @@
 """Everything that the kernel holds for us: planned, applied in phases, checked, and taken away."""
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cairn_core.errors import Unavailable
@@ -56,8 +56,9 @@ class Kernel:
         self._started = True
 
     def read_slots(self) -> dict[Vip, dict[int, tuple[str, int]]]:
-        """VIP -> slot -> address and port, as they are in the kernel now.  Ask before `start`,
-        which may have to replace the table of another version."""
+        """VIP -> slot -> address and port, as they are in the kernel now."""
+        if not self._nft.means_the_same():
+            return {}
         return rules.read_slots(self._nft.read(), self._settings.shift)
 
     def grow(
@@ -188,7 +189,8 @@ class Kernel:
                 self._ipset.create(name)
             except Unavailable:
                 # one of another type, which our rules name
-                self._iptables.apply([("-D", rule) for rule in self._iptables.read()])
+                for ipv6 in (False, True) if self._settings.ipv6 else (False,):
+                    _remove_rules(self._iptables, ipv6)
                 self._ipset.create(name)
         return [f"set {name}" for name in missing]
 
@@ -249,13 +251,9 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     nft, ipset = Nft(settings), Ipset(settings)
 
-    def rules_of_iptables() -> list[str]:
-        changes = [("-D", rule) for rule in Iptables(settings).read(all_families=True)]
-        Iptables(settings).apply(changes)
-        return [command_line(*change) for change in changes]
-
-    steps = (
-        rules_of_iptables,
+    steps: tuple[Callable[[], list[str]], ...] = (
+        lambda: _remove_rules(Iptables(settings), False),
+        lambda: _remove_rules(Iptables(settings), True),
         lambda: [f"table inet {ruleset.TABLE}"] if nft.remove() else [],
         lambda: [f"set {name}" for name in ipset.remove()],
         Host(settings, memory).remove,
@@ -268,3 +266,9 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
     nft.close()
     ipset.close()
     return removed, problems
+
+
+def _remove_rules(iptables: Iptables, ipv6: bool) -> list[str]:
+    changes = [("-D", rule) for rule in iptables.read(ipv6)]
+    iptables.apply(changes)
+    return [command_line(*change) for change in changes]

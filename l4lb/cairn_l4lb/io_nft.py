@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 
 from cairn_core.errors import Unavailable, cause
@@ -10,8 +11,10 @@ from . import nft_messages, ruleset
 from .io_netlink import Netlink
 from .io_programs import run
 from .netlink import Malformed
-from .rules import KernelSettings, Key
+from .rules import KernelSettings, Key, element_text, read_element
 from .ruleset import TABLE
+
+log = logging.getLogger(__name__)
 
 #: For a hundred thousand elements in one batch.
 _BUFFER_BYTES = 64 << 20
@@ -33,16 +36,31 @@ class Nft:
         self._rules = b""
 
     def install(self) -> None:
-        """Make the table, or make it what it should be; elements stay if their maps can."""
+        """Make the table, or make it what it should be; elements stay where they mean the same."""
         known = self.is_current()
         try:
-            run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=not known))
-        except Unavailable:
-            if not known:
-                raise
-            run(("nft", "-f", "-"), ruleset.ruleset(self._settings, anew=True))
+            run(("nft", "-f", "-"), self._text(anew=not known, keep=not known))
+        except Unavailable as error:
+            log.warning("%s; making the table anew", error)
+            run(("nft", "-f", "-"), self._text(anew=True, keep=False))
         self._rules = self._fingerprint()
         self._clean = None
+
+    def _text(self, *, anew: bool, keep: bool) -> str:
+        kept: list[str] = []
+        if keep and self.means_the_same():
+            # in the same transaction, so that a new version costs no connection
+            shift = self._settings.shift
+            kept = [
+                element_text(key, data, shift)
+                for key, data in self.read().items()
+                if read_element(key, data, shift) is not None
+            ]
+        return ruleset.ruleset(self._settings, anew=anew, elements=kept)
+
+    def means_the_same(self) -> bool:
+        """Whether there is a table whose marks are slots as ours are, whatever its form."""
+        return ruleset.has_mask(self._comment() or "", self._settings.mark_mask)
 
     def is_current(self) -> bool:
         """Whether there is a table of this form and these settings; its rules are not looked at."""

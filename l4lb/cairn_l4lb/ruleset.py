@@ -14,7 +14,7 @@ Bits of marks outside our mask are kept.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .rules import MANY_SHARES, MORE_SHARES, KernelSettings, pick_chain
 
@@ -44,14 +44,25 @@ def maps(ipv6: bool) -> list[str]:
 def comment(settings: KernelSettings) -> str:
     """What the table says of itself: equal only for the same rules."""
     text = "\n".join(_maps(settings)) + repr(_chains(settings))
-    return f"cairn-l4lb {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return f"{_comment_of_mask(settings.mark_mask)} form {digest}"
 
 
-def ruleset(settings: KernelSettings, *, anew: bool) -> str:
+def has_mask(text: str, mask: int) -> bool:
+    """Whether a table with this comment means the same by a mark as we do."""
+    return text.startswith(f"{_comment_of_mask(mask)} ")
+
+
+def _comment_of_mask(mask: int) -> str:
+    return f"cairn-l4lb marks {mask:#x}"
+
+
+def ruleset(settings: KernelSettings, *, anew: bool, elements: Iterable[str] = ()) -> str:
     """Input of `nft -f -`, one transaction.
 
-    anew: replaces the table, whatever it is now, and with it all elements; otherwise makes it, or
-    fills the chains of one with the same comment again, and all elements stay.
+    anew: replaces the table, whatever it is now, and with it all elements but those given here, as
+    `rules.element_text` has them; otherwise makes it, or fills the chains of one with the same
+    comment again, and all elements stay.
     """
     chains = _chains(settings)
     lines = []
@@ -68,6 +79,7 @@ def ruleset(settings: KernelSettings, *, anew: bool) -> str:
     lines += [
         f"add rule inet {TABLE} {name} {rule}" for name, rules in chains.items() for rule in rules
     ]
+    lines += [f"add element inet {TABLE} {one}" for one in elements]
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cairn_core.errors import Unavailable
 from cairn_core.testing.requires import requires
@@ -340,6 +341,37 @@ def test_other_settings_replace_what_is_there(
         "-A OUTPUT -p tcp -j ACCEPT",
     ]
     assert "chain unknown" not in host.run("nft", "list", "table", "inet", "cairn_l4lb")
+    other.close()
+
+
+def test_a_new_version_of_the_rules_costs_no_vip(
+    host: Namespace, kernel: Kernel, memory: Path
+) -> None:
+    kernel.grow(ALL, whole=True)
+    kernel.weigh((), {WEB: (1, 2, 2, 2)})
+    before = kernel._nft.read()
+    other = Kernel(replace(SETTINGS, refuse_unknown=False), memory)
+    assert "nft add table inet cairn_l4lb" in other.preview(ALL)
+    other.start()
+    assert other._nft.read() == before
+    assert set(other.read_slots()) == {WEB, DNS, WEB6}
+    other.close()
+    # with other marks the slots of connections and of elements mean something else
+    other = Kernel(replace(SETTINGS, mark_mask=0xFFF), memory)
+    assert other.read_slots() == {}
+    other.start()
+    assert other._nft.read() == {}
+    other.close()
+
+
+def test_without_ipv6_nothing_of_it_is_left(host: Namespace, kernel: Kernel, memory: Path) -> None:
+    kernel.grow(ALL, whole=True)
+    other = Kernel(replace(SETTINGS, ipv6=False), memory)
+    other.start()
+    other.grow(ALL[:2], whole=True)
+    other.shrink()
+    assert_programmed(other, ALL[:2])
+    assert "NFQUEUE" not in host.run("ip6tables-save")
     other.close()
 
 

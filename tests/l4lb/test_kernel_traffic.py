@@ -3,12 +3,15 @@
 import contextlib
 import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cairn_core.testing.requires import requires
+from cairn_l4lb import conntrack
+from cairn_l4lb.io_conntrack import Events
 from cairn_l4lb.io_kernel import Kernel
 from cairn_l4lb.model import Backend, BackendKey, Service, Vip
 from cairn_l4lb.rules import KernelSettings
@@ -170,6 +173,26 @@ def test_a_hot_vip_has_the_shares_it_was_given(place: Site, kernel: Kernel) -> N
     load = place.connect(WEB.address, WEB.port, count=400)
     assert set(load.backends) == set(place.backends[:2])
     assert load.backends[place.backends[1]] > 2 * load.backends[place.backends[0]]
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_events_are_few(place: Site, kernel: Kernel, hot: bool) -> None:
+    kernel.weigh((), {WEB: (1, 2, 3, 4)} if hot else {})
+    events = Events(SETTINGS.mark_mask)
+    place.connect(WEB.address, WEB.port, count=640)
+    kinds = Counter(
+        event.kind
+        for event in map(conntrack.parse_event, events.receive(10_000))
+        if event is not None
+    )
+    events.close()
+    if hot:
+        # one of 16 is reported, and that with its beginning
+        assert 10 < kinds[conntrack.NEW] < 100
+        assert kinds[conntrack.UPDATE] == kinds[conntrack.NEW]
+    else:
+        assert kinds[conntrack.NEW] == 0
+        assert kinds[conntrack.UPDATE] == 640
 
 
 def test_connections_go_on_while_their_backend_leaves(place: Site, kernel: Kernel) -> None:
