@@ -217,13 +217,16 @@ def test_round_robin_spreads_the_heavy_one() -> None:
     assert order[4:].count(1) >= 2
 
 
-def test_a_round_goes_on_when_the_pool_is_made_again() -> None:
+@pytest.mark.parametrize("every", [1, 3, 7])
+def test_a_round_goes_on_when_the_pool_is_made_again(every: int) -> None:
     members = [member(at + 1) for at in range(5)]
     rules = Rules("round-robin")
     source, found = made(members, rules), Counter[str]()
     for number in range(1000):
-        if number % 3 == 0:
+        if number % every == 0:
+            before = source
             source = pool(members, rules, source.heap[0][0], NOW)
+            joined(source, before)
         reason = picker(rules)(source, b"", Random(1), NOW)
         took(source, reason, NOW)
         found[reason[1].text] += 1

@@ -297,12 +297,19 @@ def test_the_kernel_chose() -> None:
     world.report()
     one = world.backends[text(where)]
     assert (one.successes, one.failures, one.pending) == (1, 2, 0)
+    # the next connection between the ports of the one that had no answer
+    world.wait(10.0)
+    world.begin(lost, where)
+    world.now += 0.002
+    world.answer(lost, where)
+    world.report()
+    assert sum(world.backends[text(where)].latency[:6]) == 2
     # of what is unknown altogether an answer is a success, and an end without one a failure
     world.answer(world.flow(), where)
     world.end(world.flow(), where, answered=False)
     world.report()
     one = world.backends[text(where)]
-    assert (one.successes, one.failures) == (2, 3)
+    assert (one.successes, one.failures) == (3, 3)
 
 
 def test_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,3 +388,49 @@ def test_what_could_not_be_sent_is_nobodys_fault() -> None:
     world.steering.unsent(flow)
     world.report()
     assert world.backends[text(first)].successes == 1
+
+
+def test_each_try_has_the_whole_threshold() -> None:
+    world = World(service(2))
+    flow = world.flow()
+    world.open(flow)
+    world.wait(0.3)
+    assert world.steering.refused(flow, world.now) is not None
+    world.wait(0.2)
+    assert world.pending() == 1
+    world.wait(0.3)
+    assert world.pending() == 0
+    assert world.counters["timeouts"] == 1
+
+
+def test_the_end_of_a_deleted_entry_is_not_the_new_connections() -> None:
+    world = World(service(1))
+    flow = world.flow()
+    first = world.open(flow, seq=1)
+    second = world.open(flow, seq=2)
+    assert second.again
+    world.end(flow, first, answered=False)
+    assert world.pending() == 1
+    world.end(flow, second, answered=False)
+    assert world.pending() == 0
+    assert world.backends["10.0.0.1:80"].failures == 1
+
+
+def test_the_last_clients_stick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cairn_l4lb.steering.vips.MAX_STICKY", 2)
+    world = World(service(2, sticky_s=60.0))
+    for client in ("10.9.0.1", "10.9.0.2", "10.9.0.1", "10.9.0.3"):
+        world.connect(world.flow(client=client))
+    sticky = world.steering._table.vips[VIP].sticky
+    assert [client[3] for client in sticky] == [1, 3]
+
+
+def test_a_syn_repeated_to_a_vip_that_is_a_new_one() -> None:
+    world = World(service(1))
+    flow = world.flow()
+    world.open(flow)
+    world.update(gone=(VIP,))
+    world.update(service(backends=[backend(2)]))
+    world.wait(1.0)
+    decision = world.open(flow)
+    assert (text(decision), decision.again) == ("10.0.0.2:80", True)

@@ -144,6 +144,7 @@ def test_a_backend_is_closed_in_all_vips_and_stays_so() -> None:
     world.report()
     assert world.backends[ONE].open
     assert world.backends[ONE].failures == 5
+    assert world.backends[ONE].ewma_ns == 0.0
     assert ONE in places(world)
 
 
@@ -210,3 +211,19 @@ def test_a_near_one_that_is_closed_is_probed_and_the_far_ones_serve() -> None:
     assert places(world) == {TWO: 50}
     world.wait(38.0)
     assert places(world) == {ONE: 50}
+
+
+def test_each_closed_backend_is_probed_in_its_own_time() -> None:
+    world = World(service(2))
+    for _ in range(10):
+        flow = world.flow()
+        world.end(flow, world.open(flow), answered=False)
+    first = world.open(world.flow())
+    world.wait(0.5)
+    second = world.open(world.flow())
+    assert text(second) != text(first)
+    world.wait(0.45)
+    assert world.syn(world.flow()) is None
+    world.wait(0.1)
+    assert text(world.open(world.flow())) == text(first)
+    assert world.syn(world.flow()) is None
