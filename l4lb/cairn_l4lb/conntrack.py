@@ -63,17 +63,14 @@ class Event(NamedTuple):
     flow: bytes
     reply_source: bytes
     status: int
-    mark: int
 
 
 # -- taking apart ----------------------------------------------------------------------------------
 
 
-def _layout(address_bytes: int) -> Struct:
-    """Both tuples, the identity and the status, as the kernel writes them one after the other."""
-    a = f"I{address_bytes}s"
-    one = f"II{a}{a}II" + "B3x" + "I2s2xI2s2x"
-    return Struct("=" + one + one + "II" + "I4s")
+def _tuple_layout(address_bytes: int) -> str:
+    """A tuple as the kernel writes it: heads of attributes as numbers, and their values."""
+    return f"III{address_bytes}sI{address_bytes}sIIB3xI2s2xI2s2x"
 
 
 def _head(kind: int, size: int, *, nest: bool = False) -> int:
@@ -82,10 +79,12 @@ def _head(kind: int, size: int, *, nest: bool = False) -> int:
     return int(Struct("=I").unpack(head)[0])
 
 
-def _heads(address_bytes: int, src: int, dst: int) -> tuple[int, ...]:
-    """Those of all attributes in such a layout."""
+def _tuple_heads(address_bytes: int, src: int, dst: int) -> tuple[tuple[int, int], tuple[int, ...]]:
+    """In such a tuple: the outer one, of the original and of the reply; and those within."""
     ip = 4 + 2 * (4 + address_bytes)
-    rest = (
+    size = 4 + ip + 28
+    outer = _head(_TUPLE_ORIG, size, nest=True), _head(_TUPLE_REPLY, size, nest=True)
+    return outer, (
         _head(_TUPLE_IP, ip, nest=True),
         _head(src, 4 + address_bytes),
         _head(dst, 4 + address_bytes),
@@ -94,17 +93,23 @@ def _heads(address_bytes: int, src: int, dst: int) -> tuple[int, ...]:
         _head(_PROTO_SRC_PORT, 6),
         _head(_PROTO_DST_PORT, 6),
     )
-    size = 4 + ip + 28
-    return (
-        _head(_TUPLE_ORIG, size, nest=True), *rest,
-        _head(_TUPLE_REPLY, size, nest=True), *rest,
-        _head(_ID, 8), _head(_STATUS, 8),
-    )  # fmt: skip
 
 
-_LAYOUTS = {
-    netlink.INET: (_layout(4), _heads(4, _V4_SRC, _V4_DST)),
-    netlink.INET6: (_layout(16), _heads(16, _V6_SRC, _V6_DST)),
+def _event(
+    address_bytes: int, outer: tuple[int, int], inner: tuple[int, ...]
+) -> tuple[Struct, tuple[int, ...]]:
+    """Both tuples, the identity and the status, as they follow each other; and their heads."""
+    one = _tuple_layout(address_bytes)
+    heads = (outer[0], *inner, outer[1], *inner, _head(_ID, 8), _head(_STATUS, 8))
+    return Struct(f"={one}{one}III4s"), heads
+
+
+_HEADS4, _HEADS6 = _tuple_heads(4, _V4_SRC, _V4_DST), _tuple_heads(16, _V6_SRC, _V6_DST)
+_EVENTS = {netlink.INET: _event(4, *_HEADS4), netlink.INET6: _event(16, *_HEADS6)}
+#: How a tuple is written, by the size of a flow.
+_TUPLES = {
+    12: (Struct("=" + _tuple_layout(4)), 4, *_HEADS4),
+    36: (Struct("=" + _tuple_layout(16)), 16, *_HEADS6),
 }
 _HEADER = Struct("=IHH")
 _U32 = Struct("!I")
@@ -112,7 +117,7 @@ _U32 = Struct("!I")
 
 def parse_event(data: bytes) -> Event | None:
     """The event of a message that is a datagram of its own, as the kernel sends them; None for
-    another message, or another protocol than TCP and UDP.  Raises Malformed."""
+    another message, or a protocol without ports.  Raises Malformed."""
     end = len(data)
     if end < netlink.NETFILTER_BODY:
         raise Malformed(f"event is cut off: {end} bytes")
@@ -125,7 +130,7 @@ def parse_event(data: bytes) -> Event | None:
         return None
     if size != end:
         raise Malformed(f"event of {end} bytes claims {size}")
-    expected = _LAYOUTS.get(data[16])
+    expected = _EVENTS.get(data[16])
     if expected is not None and end >= netlink.NETFILTER_BODY + expected[0].size:
         # fmt: off
         (
@@ -136,15 +141,14 @@ def parse_event(data: bytes) -> Event | None:
         # fmt: on
         heads = (h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, h10, h11, h12, h13, h14, h15, h16, h17)
         if heads == expected[1]:
-            # the mark is left out: the socket's filter has seen to it
             flow = src + dst + sport + dport
-            return Event(kind, protocol, flow, answerer + answers, _U32.unpack(status)[0], 0)
+            return Event(kind, protocol, flow, answerer + answers, _U32.unpack(status)[0])
     entry = parse_entry(data[netlink.NETFILTER_BODY :])
-    return entry and Event(kind, *entry[:5])
+    return entry and Event(kind, *entry[:4])
 
 
 def parse_entry(data: Buffer) -> Entry | None:
-    """The attributes of a connection; None for another protocol than TCP and UDP.
+    """The attributes of a connection; None for a protocol without ports.
 
     Raises Malformed, also when the original tuple is missing.
     """
@@ -193,18 +197,11 @@ def _tcp_state(data: Buffer | None) -> int:
 
 
 def _tuple_attribute(kind: int, protocol: int, flow: bytes) -> bytes:
-    source, destination = addresses_of(flow)
-    src, dst = (_V4_SRC, _V4_DST) if len(source) == 4 else (_V6_SRC, _V6_DST)
-    return nested(
-        kind,
-        nested(_TUPLE_IP, attribute(src, source), attribute(dst, destination)),
-        nested(
-            _TUPLE_PROTO,
-            netlink.u8(_PROTO_NUM, protocol),
-            attribute(_PROTO_SRC_PORT, flow[-4:-2]),
-            attribute(_PROTO_DST_PORT, flow[-2:]),
-        ),
-    )
+    layout, size, outer, (ip, src, dst, proto, number, sport, dport) = _TUPLES[len(flow)]
+    return layout.pack(
+        outer[kind - _TUPLE_ORIG], ip, src, flow[:size], dst, flow[size:-4],
+        proto, number, protocol, sport, flow[-4:-2], dport, flow[-2:],
+    )  # fmt: skip
 
 
 def _message(command: int, flags: int, flow: bytes, *parts: bytes) -> bytes:

@@ -169,7 +169,7 @@ class Server:
                     continue
                 if event is None:
                     continue
-                kind, protocol, flow, reply_source, status, _ = event
+                kind, protocol, flow, reply_source, status = event
                 if status & SEEN_REPLY and kind == conntrack.UPDATE:
                     verdicts.answered(flow, reply_source)
                 tell(kind, protocol, flow, reply_source, status, now)

@@ -204,9 +204,12 @@ class Site:
         for name in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
             host.sysctl(name, 1)
 
-    def serve(self, *addresses: str, port: int | None = None, udp: bool = False) -> "Servers":
+    def serve(
+        self, *addresses: str, port: int | None = None, udp: bool = False, where: str = "servers"
+    ) -> "Servers":
         """Answer at these addresses, or at all: with the address on a line, then what comes."""
-        process = self.servers.start(
+        namespace: Namespace = getattr(self, where)
+        process = namespace.start(
             sys.executable, "-P", "-m", _PROGRAM, "serve",
             json.dumps(addresses or self.backends + self.backends6),
             str(port or self.port), "udp" if udp else "tcp",

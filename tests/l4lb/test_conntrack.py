@@ -85,7 +85,7 @@ def test_events(
     reply = backend + flow[:size] + b"\x1f\x90\x30\x39"
     data = event(flow, reply, *rest, command=command, flags=flags, protocol=protocol)
     found = conntrack.parse_event(data)
-    assert found == Event(kind, protocol, flow, backend + b"\x1f\x90", 0x1AA, 0)
+    assert found == Event(kind, protocol, flow, backend + b"\x1f\x90", 0x1AA)
 
 
 def test_an_entry_has_mark_and_state() -> None:

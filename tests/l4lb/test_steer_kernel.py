@@ -339,6 +339,23 @@ async def test_the_original_way(place: Site, servers: Servers) -> None:
         assert made.counter("entries_failed") == 0
 
 
+@pytest.mark.parametrize("mode", ["mark", "ctnetlink"])
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_a_backend_on_this_host(place: Site, mode: Mode, where: str) -> None:
+    address = "10.99.0.1"
+    place.serve(address, where="host")
+    element = f"{5 << 16:#x} : {address} . {place.port}"
+    place.host.run("nft", "add", "element", "inet", "cairn_l4lb", "be", f"{{ {element} }}")
+    async with balanced(place, Options(mode=mode)) as made:
+        backend = Backend(address, place.port, slot=5)
+        made.services[0] = Service(VIP, backends=(backend,), options=Options(mode=mode))
+        made.steer.send(Update(made.services[:1]))
+        assert await made.steer.settle()
+        load = await made.connect(where=where, count=50)
+        assert (load.connections, load.failures) == (50, {})
+        assert set(load.backends) == {address}
+
+
 async def test_datagrams(place: Site) -> None:
     place.serve(*place.backends, udp=True)
     names: list[bytes] = []

@@ -1,0 +1,166 @@
+"""The steering process from outside: told things, hanging, too slow, and drained."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from msgspec.structs import replace
+
+from cairn_core.errors import Unavailable
+from cairn_core.testing.requires import requires
+from cairn_l4lb import io_steer
+from cairn_l4lb.channel import Report, SteerSettings, Update
+from cairn_l4lb.io_steer import SteerProcess
+from cairn_l4lb.model import Backend, Service, Vip
+from cairn_l4lb.testing import Namespace
+
+pytestmark = pytest.mark.netns
+
+PATIENCE_S = 20.0
+
+
+def vip(number: int) -> Vip:
+    return Vip("tcp", f"11.0.{number >> 8}.{number & 255}", 80)
+
+
+def service(number: int, backend: str = "10.0.0.1") -> Service:
+    return Service(vip(number), backends=(Backend(backend, 80, slot=1),))
+
+
+class Told:
+    """A process, and what it told."""
+
+    def __init__(self) -> None:
+        self.services = {vip(n): service(n) for n in range(250)}
+        self.reports: list[Report] = []
+        self.deaths = 0
+        self.steer = SteerProcess(
+            SteerSettings(seed=1, report_s=0.05), self.reports.append, self.whole, self.died
+        )
+
+    def whole(self) -> Update:
+        return Update(list(self.services.values()), whole=True)
+
+    def died(self) -> None:
+        self.deaths += 1
+
+    def change(self, *changed: Service) -> None:
+        self.services |= {one.vip: one for one in changed}
+        self.steer.send(Update(list(changed)))
+
+    async def backend(self, number: int) -> str | None:
+        return (await self.steer.ask(vip(number), timeout_s=PATIENCE_S)).backend
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def signal(self, number: int) -> None:
+        assert self.steer.pid is not None
+        os.kill(self.steer.pid, number)
+
+
+@asynccontextmanager
+async def process() -> AsyncIterator[Told]:
+    requires("root")
+    namespace = Namespace()
+    with namespace.inside():
+        told = Told()
+        running = asyncio.create_task(told.steer.run())
+        try:
+            assert await told.steer.wait_ready(PATIENCE_S)
+            assert await told.steer.settle(PATIENCE_S)
+            yield told
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+    namespace.close()
+
+
+async def test_it_has_the_whole_table_and_every_change() -> None:
+    async with process() as told:
+        assert await told.backend(0) == await told.backend(249) == "10.0.0.1:80"
+        told.change(service(249, "10.0.0.2"))
+        told.steer.send(Update(gone=[vip(0)]))
+        assert await told.steer.settle()
+        assert await told.backend(249) == "10.0.0.2:80"
+        assert await told.backend(0) is None
+        await told.until(lambda: len(told.reports) >= 2)
+
+
+async def test_another_one_takes_over_with_all_there_is() -> None:
+    async with process() as told:
+        told.signal(signal.SIGKILL)
+        await told.until(lambda: told.deaths == 1)
+        told.change(service(3, "10.0.0.3"))  # nobody is there to hear of it
+        assert await told.steer.settle()
+        assert await told.steer.wait_ready(PATIENCE_S)
+        assert await told.backend(3) == "10.0.0.3:80"
+        assert told.steer.deaths == 1
+
+
+async def test_a_question_has_no_answer_when_it_dies() -> None:
+    async with process() as told:
+        told.signal(signal.SIGSTOP)
+        asking = asyncio.create_task(told.steer.ask(vip(0), timeout_s=PATIENCE_S))
+        settling = asyncio.create_task(told.steer.settle(0.05))
+        assert not await settling
+        told.signal(signal.SIGKILL)
+        with pytest.raises(Unavailable, match="steering process ended"):
+            await asking
+        with pytest.raises(Unavailable, match="does not run"):
+            await told.steer.ask(vip(0))
+
+
+async def test_one_that_is_too_slow_gets_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_steer, "MAX_WAITING_BYTES", 200_000)
+    async with process() as told:
+        told.signal(signal.SIGSTOP)
+        for n in range(30):
+            told.change(*(service(m, f"10.0.1.{n}") for m in range(250)))
+            await asyncio.sleep(0)
+        assert told.steer.overflows >= 1
+        told.signal(signal.SIGCONT)
+        assert await told.steer.settle(PATIENCE_S)
+        assert await told.backend(7) == "10.0.1.29:80"
+        assert told.deaths == 0
+
+
+async def test_one_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(io_steer, "HUNG_S", 1.5)
+    monkeypatch.setattr(io_steer, "LATE_S", 0.1)
+    async with process() as told:
+        # only one that reports may hang, so that none does while it starts
+        await told.until(lambda: len(told.reports) > 0)
+        told.signal(signal.SIGSTOP)
+        await told.until(lambda: told.deaths >= 1)
+
+
+async def test_settings_change_while_it_runs() -> None:
+    async with process() as told:
+        settings = SteerSettings(
+            seed=1, queues=(60, 61), mark_mask=0x0000FF00, queue_length=10, fail_open=False
+        )
+        told.steer.configure(settings)
+        told.steer.configure(replace(settings, queue_length=20, fail_open=True))
+        assert await told.steer.settle()
+        with open("/proc/thread-self/net/netfilter/nfnetlink_queue") as file:
+            numbers = [int(line.split()[0]) for line in file]
+        assert numbers == [60, 61]
+        assert told.deaths == 0
+
+
+async def test_it_ends_for_good_when_drained() -> None:
+    async with process() as told:
+        await told.steer.drain()
+        await told.until(lambda: told.deaths == 1)
+        assert not told.steer.ready
+        assert told.steer.deaths == 0  # nobody's fault
+        with pytest.raises(Unavailable):
+            await told.steer.ask(vip(0))
+        assert await told.steer.settle()
