@@ -6,6 +6,9 @@ from typing import Any, TypeAlias
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from cairn_core.vips.names import ZONE
 
 Part: TypeAlias = str | Table
 _COLOURS = {"open": "green", "closed": "red", "drained": "yellow", "unreachable": "yellow"}
@@ -21,11 +24,11 @@ def listed(told: dict[str, Any]) -> Iterator[Part]:
     if not vips:
         yield "[yellow]no VIPs[/yellow]: give a port of an app the label VIP_0=/web:80"
     else:
-        table = _table("VIP", "NAME", "BACKENDS", ">RATE/s", ">PICKS", ">REFUSED", "POLICY")
+        table = _table("VIP", "NAME…", "BACKENDS", ">RATE/s", ">PICKS", ">REFUSED", "POLICY")
         for one in vips:
             options = _dict(one.get("options"))
             table.add_row(
-                _vip(one), _text(one.get("name")), _health(one), _text(one.get("rate")),
+                _vip(one), _cut(_short(one.get("name"))), _health(one), _text(one.get("rate")),
                 _text(one.get("picks")), _text(one.get("refused")), _text(options.get("policy")),
             )  # fmt: skip
         yield table
@@ -51,13 +54,13 @@ def shown(told: dict[str, Any]) -> Iterator[Part]:
             continue
         table = _table(
             "BACKEND", "STATE", ">WEIGHT", ">PICKS", ">FAILURES", ">PENDING", ">p50 ms", ">p99 ms",
-            "TASK",
+            "TASK…",
         )  # fmt: skip
         for each in backends:
             table.add_row(
                 _text(each.get("backend")), _state(each), _text(each.get("weight")),
                 _text(each.get("picks")), _text(each.get("failures")), _text(each.get("pending")),
-                _text(each.get("p50_ms")), _text(each.get("p99_ms")), _text(each.get("task")),
+                _text(each.get("p50_ms")), _text(each.get("p99_ms")), _cut(each.get("task")),
             )  # fmt: skip
         yield table
     yield from _source(told)
@@ -70,7 +73,7 @@ def rates(data: dict[str, Any]) -> Group:
     )
     rows = 0
     for one in _dicts(data.get("vips")):
-        label = _text(one.get("name") or one.get("vip"))
+        label = _text(_short(one.get("name") or one.get("vip")))
         for each in _dicts(one.get("backends")):
             rows += 1
             if rows <= WATCHED_ROWS:
@@ -101,10 +104,10 @@ def explained(told: dict[str, Any]) -> Iterator[Part]:
             yield f"  {_text(reason)}"
         recent = [x for x in _list(one.get("recent")) if isinstance(x, list) and len(x) == 4]
         if recent:
-            table = _table("CLIENT", "BACKEND", "WHY", ">SECONDS AGO")
+            table = _table(">AGO", "CLIENT", "BACKEND", "WHY…")
             for client, chosen, why, ago in recent[:RECENT]:
-                seconds = f"{ago:.1f}" if isinstance(ago, int | float) else _text(ago)
-                table.add_row(_text(client), _text(chosen), _text(why), seconds)
+                seconds = f"{ago:.1f} s" if isinstance(ago, int | float) else _text(ago)
+                table.add_row(seconds, _text(client), _text(chosen), _cut(why))
             yield "latest decisions:"
             yield table
     yield from _source(told)
@@ -131,13 +134,21 @@ def removed(told: dict[str, Any]) -> Iterator[Part]:
 
 
 def _table(*titles: str) -> Table:
+    """Numbers, with a `>`, to the right.  What ends in `…` gives way where the screen is narrow."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        right = title.startswith(">")
         table.add_column(
-            title.lstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
+            title.strip(">…"),
+            justify="right" if title.startswith(">") else "left",
+            no_wrap=not title.endswith("…"),
+            overflow="fold",
         )
     return table
+
+
+def _cut(value: Any) -> Text:
+    """A cell of one line, cut where the screen is narrow."""
+    return Text(_clean(value), no_wrap=True, overflow="ellipsis")
 
 
 def _vip(one: dict[str, Any]) -> str:
@@ -166,6 +177,11 @@ def _state(one: dict[str, Any]) -> str:
     return f"[{colour}]{state}[/{colour}]" if colour else state
 
 
+def _short(name: Any) -> str:
+    """A name without the zone, which all have."""
+    return name.replace(f".{ZONE}", "") if isinstance(name, str) else "-"
+
+
 def _source(told: dict[str, Any]) -> Iterator[str]:
     source = told.get("source")
     if isinstance(source, dict):
@@ -188,6 +204,10 @@ def _list(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
+    return escape(_clean(value))
+
+
+def _clean(value: Any) -> str:
     text = "-" if value is None else str(value)
     # names and ids come from frameworks; a terminal must not take them for commands
-    return escape("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

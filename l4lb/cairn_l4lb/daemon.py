@@ -117,7 +117,7 @@ class L4lb:
         )
         self.agent = (
             LocalAgent(
-                self._agent_url(), self.source.age_s, self._on_agent, self._rng,
+                self._agent_url(), self._age_s, self._on_agent, self._rng,
                 access=access,
                 stale_s=config.stale_s,
                 period_s=config.agent_poll_interval / 1000,
@@ -185,6 +185,10 @@ class L4lb:
         if self.names is not None and (work.names or not self.names.known):
             # also without a change, for the proxy may have names of before our start
             self.names.set(self.table.names())
+
+    def _age_s(self) -> float:
+        """Of the view; masters have some time after the start before the agent is asked."""
+        return min(self.source.age_s(), self.state.uptime_s())
 
     # -- what runs -----------------------------------------------------------------------------
 

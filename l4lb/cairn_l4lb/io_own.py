@@ -33,8 +33,18 @@ class OwnAddresses:
         ]
 
     def first(self, version: int) -> str:
-        """The first address of a family, 4 or 6; empty when there is none."""
-        return next((str(one.ip) for one in self.interfaces if one.version == version), "")
+        """The first address of a family, 4 or 6, that is in a network; empty when there is none.
+
+        One that is alone is often the same on every host, as the DNS proxy's are.
+        """
+        return next(
+            (
+                str(one.ip)
+                for one in self.interfaces
+                if one.version == version and one.network.prefixlen < one.max_prefixlen
+            ),
+            "",
+        )
 
 
 def read() -> OwnAddresses:

@@ -21,6 +21,8 @@ from cairn_lab.roles import MARATHON_PORT, MASTER_PORT, PROXY_ADDRESSES
 from cairn_lab.topology import Host
 
 _POLL_S = 0.25
+#: Zone of the names of virtual addresses.
+VIP_ZONE = "l4lb.thisdcos.directory"
 #: Seconds that a step may take on a small machine.
 DEADLINE_S = 90.0
 
@@ -181,6 +183,44 @@ class Demo:
             ) from error
         return answer.body.decode(errors="replace").strip()
 
+    @property
+    def vip(self) -> tuple[str, int] | None:
+        """Name in DNS and port of the first VIP that the application's ports declare as a name."""
+        for port in self._definition.get("portDefinitions", ()):
+            for key, value in port.get("labels", {}).items():
+                if key.upper().startswith("VIP") and value.startswith("/"):
+                    label, _, number = value[1:].rpartition(":")
+                    return f"{label}.marathon.{VIP_ZONE}", int(number)
+        return None
+
+    def wait_for_vip(self, host: Host, *, timeout_s: float = DEADLINE_S) -> str:
+        """Wait until the VIP answers on `host`; its page. Raises LabError without a VIP too."""
+        if self.vip is None:
+            raise LabError(f"/{self._id} declares no VIP")
+        name, port = self.vip
+        page = ""
+
+        def answers() -> bool:
+            nonlocal page
+            for address in sorted(self.resolve(host, name)):
+                try:
+                    answer = inside.request(self._lab.pid(host.name), "GET", address, port, "/")
+                except (OSError, http.client.HTTPException):
+                    return False
+                page = answer.body.decode(errors="replace").strip()
+                return answer.status == 200
+            return False
+
+        self._wait(
+            answers,
+            timeout_s,
+            lambda: (
+                f"http://{name}:{port} does not answer on {host.name}; "
+                f"see 'cairn lab logs {host.name}/cairn-l4lb'"
+            ),
+        )
+        return page
+
     def kill(self, instance: Instance) -> None:
         """SIGKILL the processes of an instance, as a crash would; found by their port."""
         pid = self._lab.pid(instance.host.name)
@@ -254,6 +294,11 @@ def show(
         demo.wait_for_proxy(host, timeout_s=timeout_s)
     say("every host asks its own DNS proxy: ready.spartan leads to 127.0.0.1")
     say(f"asked over HTTP: {demo.fetch(found[0])}")
+    if demo.vip is not None:
+        name, port = demo.vip
+        doing(f"asking {name} on every host")
+        pages = [demo.wait_for_vip(host, timeout_s=timeout_s) for host in lab.topology.hosts]
+        say(f"http://{name}:{port} answers on every host: {pages[-1]}")
     if fresh:
         victim = found[0]
         doing(f"killing the instance on {victim.host.name} and waiting for a new one")

@@ -16,6 +16,7 @@ import msgspec
 from cairn_lab import cgroups, kernel, starting
 
 RUN = Path("/run")
+FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 _NAMESPACES = kernel.CLONE_NEWNET | kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWPID
 
 
@@ -69,6 +70,8 @@ def _furnish(spec: HostSpec) -> None:
     kernel.unmount(str(aside))
     aside.rmdir()
     kernel.mount("proc", "/proc", "proc", quiet | kernel.MS_NOEXEC)
+    for name in FORWARDING:
+        Path("/proc/sys", name).write_text("1")  # for containers behind bridges of the host
     for source, target in spec.binds:
         _bind(source, target)
     kernel.sethostname(spec.hostname)

@@ -16,9 +16,9 @@ from cairn_lab.topology import NETWORKS, Host, Role, Topology
 
 #: Units of each role, in the order in which they start.
 UNITS: Mapping[Role, tuple[str, ...]] = {
-    "master": ("cairn-master", "cairn-dns", "cairn-dns-proxy", "cairn-marathon"),
-    "agent": ("cairn-dns-proxy", "cairn-agent"),
-    "public_agent": ("cairn-dns-proxy", "cairn-agent"),
+    "master": ("cairn-master", "cairn-dns", "cairn-dns-proxy", "cairn-l4lb", "cairn-marathon"),
+    "agent": ("cairn-dns-proxy", "cairn-l4lb", "cairn-agent"),
+    "public_agent": ("cairn-dns-proxy", "cairn-l4lb", "cairn-agent"),
 }
 #: Folder of the repository that holds each unit file.
 _UNIT_FOLDERS: Mapping[str, str] = {
@@ -27,6 +27,7 @@ _UNIT_FOLDERS: Mapping[str, str] = {
     "cairn-marathon": "scheduler/systemd",
     "cairn-dns": "dns/systemd",
     "cairn-dns-proxy": "dns/systemd",
+    "cairn-l4lb": "l4lb/systemd",
 }
 #: Where the supervisor of a host listens, as seen inside the host.
 CONTROL_SOCKET = "/run/cairn/supervise.sock"
@@ -55,7 +56,9 @@ def configuration(topology: Topology, host: Host) -> dict[str, dict[str, Any]]:
     own = (
         _master(topology, host) if host.role == "master" else {"agent.json": _agent(topology, host)}
     )
-    return {**own, "dns-proxy.json": _dns_proxy(topology, host)}
+    return {
+        **own, "dns-proxy.json": _dns_proxy(topology, host), "l4lb.json": _l4lb(topology, host),
+    }  # fmt: skip
 
 
 def _masters(topology: Topology) -> list[str]:
@@ -105,6 +108,15 @@ def _dns_proxy(topology: Topology, host: Host) -> dict[str, Any]:
         "bind_ips": [str(host.ipv4), str(host.ipv6)] if host.role == "master" else [],
         "forward_clients": _clients(),
         "resolv_conf": "/etc/resolv.conf",
+    }
+
+
+def _l4lb(topology: Topology, host: Host) -> dict[str, Any]:
+    return {
+        "masters": [f"{ip}:{MASTER_PORT}" for ip in _masters(topology)],
+        "private_ip": str(host.ipv4),
+        "agent_polling_enabled": host.role != "master",
+        "agent_port": AGENT_PORT,
     }
 
 

@@ -19,6 +19,7 @@ PACKAGES = {
     "marathon": "cairn_scheduler.marathon.cli",
     "dns": "cairn_dns.cli",
     "dns-proxy": "cairn_dns.proxy.cli",
+    "l4lb": "cairn_l4lb.cli",
 }
 
 
@@ -38,7 +39,7 @@ def test_every_unit_of_a_role_has_a_file_that_starts_its_program(
 
 
 def test_only_the_agent_leaves_its_children_alone_when_it_stops() -> None:
-    for folder in ("core", "scheduler", "dns"):
+    for folder in ("core", "scheduler", "dns", "l4lb"):
         for path in (roles.repository() / folder / "systemd").glob("*.service"):
             spares = "KillMode=process" in path.read_text()
             assert spares == (path.stem == "cairn-agent")
