@@ -148,3 +148,40 @@ def test_idle_vips_cost_nothing() -> None:
     assert report.backends == []
     assert report.vips == []
     assert not world.steering._table.busy
+
+
+def test_what_the_kernel_does_not_tell_of_is_no_failure() -> None:
+    world = World(service(2), promote_per_s=400.0)
+    load(world, 800, 2)
+    # on their way through user space when the kernel took over: no events
+    for _ in range(100):
+        world.open(world.flow())
+    world.wait(0.5)
+    assert world.pending() == 0
+    assert all(one.open and not one.failures for one in world.backends.values())
+    # of what the kernel tells that it began, it tells the end as well
+    where = world.open(world.flow())
+    for _ in range(5):
+        world.begin(world.flow(), where)
+    world.wait(0.5)
+    world.report()
+    assert not world.backends[text(where)].open
+    # and when user space takes over again
+    world.beats(13.0)
+    assert world.vips[VIP].slots == ()
+
+
+def test_silence_counts_again_after_the_kernel_gave_it_back() -> None:
+    world = World(service(1, mode="kernel"))
+    world.beats(0.5)
+    world.update(service(1, mode="mark"))
+    world.beats(0.25)
+    assert world.vips[VIP].slots == ()
+    world.open(world.flow())
+    world.wait(2.0)
+    assert world.pending() == 0
+    assert world.backends["10.0.0.1:80"].failures == 0
+    world.open(world.flow())
+    world.wait(0.5)
+    world.report()
+    assert world.backends["10.0.0.1:80"].failures == 1

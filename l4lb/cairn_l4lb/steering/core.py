@@ -166,6 +166,10 @@ class Steering:
         About every 20-50 ms while `due` says so. Costs what is due.
         """
         for flow in self._flows.late(now):
+            if flow.seq >= 0 and flow.vip.promotion.unheard(flow.started):
+                self._settle(flow)
+                self._flows.unanswered(flow, now)
+                continue
             if flow.protocol == TCP:
                 self._counters["timeouts"] += flow.count
             self._failed(flow, now)

@@ -16,6 +16,8 @@ RATE_S = 1.0
 COLD_S = 10.0
 #: Of a promoted VIP the kernel reports one connection in so many.
 SAMPLE = 16
+#: The kernel may go on for so long with what it did before, seconds.
+GRACE_S = 1.0
 #: Policies that weights come close to.
 PROMOTABLE: frozenset[Policy] = frozenset({"p2c", "random", "round-robin", "least-latency"})
 #: A share that rounds to one slot: the probe of a closed backend.
@@ -25,7 +27,7 @@ TRICKLE = 1e-9
 class Promotion:
     """Of one VIP.  seen: connections since the last step. slots: () while user space chooses."""
 
-    __slots__ = ("_cold_since", "_factors", "promoted", "rate", "seen", "slots")
+    __slots__ = ("_cold_since", "_factors", "_left_at", "promoted", "rate", "seen", "slots")
 
     def __init__(self) -> None:
         self.rate = 0.0
@@ -34,6 +36,7 @@ class Promotion:
         self.slots: tuple[int, ...] = ()
         self._cold_since: float | None = None
         self._factors: Mapping[int, float] = {}
+        self._left_at = -GRACE_S
 
     def step(self, rules: Rules, mode: Mode, limit: float, passed_s: float, now: float) -> None:
         """Time passed: the rate follows, and with it who chooses.
@@ -58,6 +61,14 @@ class Promotion:
         elif now - self._cold_since >= COLD_S:
             self.promoted = False
 
+    def unheard(self, started: float) -> bool:
+        """Whether answers to a connection that user space gave away then may not be told.
+
+        The kernel tells of a sample of a promoted VIP's connections, and some were on their way
+        through user space when that began or ended.
+        """
+        return bool(self.slots) or started < self._left_at + GRACE_S
+
     def assign(self, source: Pool, rules: Rules, refuse: bool, count: int, now: float) -> bool:
         """Compute `slots` anew.  Whether they changed.
 
@@ -77,6 +88,8 @@ class Promotion:
             weights |= {one.slot: TRICKLE for one in source.probes if one.slot}
             new = assign(weights, count, self.slots)
         changed = new != self.slots
+        if self.slots and not new:
+            self._left_at = now
         self.slots = new
         return changed
 
