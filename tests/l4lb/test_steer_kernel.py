@@ -9,15 +9,19 @@ import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from msgspec.structs import replace
 
 from cairn_core.testing.requires import requires
 from cairn_l4lb.channel import Report, SteerSettings, Update
+from cairn_l4lb.io_kernel import Kernel
 from cairn_l4lb.io_steer import SteerProcess
 from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
-from cairn_l4lb.testing import Load, Servers, Site, site
+from cairn_l4lb.rules import KernelSettings
+from cairn_l4lb.testing import Load, Namespace, Servers, Site, site
 
 pytestmark = pytest.mark.netns
 
@@ -27,109 +31,30 @@ DATAGRAMS = Vip("udp", "11.0.0.1", 53)
 PATIENCE_S = 20.0
 SETTINGS = SteerSettings(seed=1)
 PLAIN = Options()
-
-#: The least that the kernel needs; in service `rules` has all of it.
-TABLE = """
-table inet cairn_l4lb {{
-    map be {{ type mark : ipv4_addr . inet_service; elements = {{ {four} }} }}
-    map be6 {{ type mark : ipv6_addr . inet_service; elements = {{ {six} }} }}
-    chain assign {{
-        meta mark and 0x0fff0000 == 0 ip daddr 11.0.0.1 meta mark set numgen random mod 4 map {{
-            0 : 0x10000, 1 : 0x20000, 2 : 0x30000, 3 : 0x40000
-        }}
-        meta mark and 0x0fff0000 == 0 return
-        ct mark set meta mark and 0x0fff0000
-        ct event set reply,destroy
-    }}
-    chain prerouting {{
-        type filter hook prerouting priority -149;
-        ct state new ct status ! confirmed ct mark and 0x0fff0000 == 0 jump assign
-    }}
-    chain output {{
-        type filter hook output priority -149;
-        ct state new ct status ! confirmed ct mark and 0x0fff0000 == 0 jump assign
-    }}
-    chain translate {{
-        meta nfproto ipv4 meta l4proto {{ tcp, udp }} dnat ip to ct mark and 0x0fff0000 map @be
-        meta nfproto ipv6 meta l4proto tcp dnat ip6 to ct mark and 0x0fff0000 map @be6
-    }}
-    chain nat-prerouting {{
-        type nat hook prerouting priority -101;
-        ct mark and 0x0fff0000 != 0 jump translate
-    }}
-    chain nat-output {{
-        type nat hook output priority -101;
-        ct mark and 0x0fff0000 != 0 jump translate
-    }}
-    chain nat-input {{ type nat hook input priority 99; }}
-    chain nat-postrouting {{
-        type nat hook postrouting priority 99;
-        ct mark and 0x0fff0000 != 0 oifname != "lo" fib saddr . oif type != local masquerade
-    }}
-}}
-"""
-SETS = """
-create minuteman hash:ip,port
-create minuteman6 hash:ip,port family inet6
-create minuteman-udp hash:ip,port
-add minuteman 11.0.0.1,80
-add minuteman6 fd01:c::1,80
-add minuteman-udp 11.0.0.1,udp:53
-"""
-SYN = "-p tcp -m set --match-set {set} dst,dst -m tcp --tcp-flags FIN,SYN,RST,ACK SYN"
-QUEUE = "-j NFQUEUE --queue-balance 50:58 --queue-bypass"
-RULES = """*raw
--A PREROUTING {syn} {queue}
--A OUTPUT {syn} {queue}
-COMMIT
-*mangle
--A INPUT {rst} {queue}
--A FORWARD {rst} {queue}
-COMMIT
-*filter
--A FORWARD {syn} -j REJECT --reject-with tcp-reset
--A OUTPUT {syn} -j REJECT --reject-with tcp-reset
-COMMIT
-"""
-RST = (
-    "-p tcp -m connmark ! --mark 0x0/0x0fff0000 -m conntrack --ctdir REPLY ! --ctstatus ASSURED "
-    "-m tcp --tcp-flags RST RST"
-)
-UDP_RULES = """*mangle
--A OUTPUT {first} {queue}
-COMMIT
-"""
-FIRST = "-p udp -m set --match-set minuteman-udp dst,dst -m conntrack ! --ctstatus CONFIRMED"
-
-
-def prepare(place: Site) -> None:
-    """The rules, and the slots 1, 2, ... for the backends."""
-    four = [f"{n << 16:#x} : {one} . {place.port}" for n, one in enumerate(place.backends, 1)]
-    six = [f"{n << 16:#x} : {one} . {place.port}" for n, one in enumerate(place.backends6, 1)]
-    place.host.run("ipset", "restore", given=SETS)
-    place.host.run("nft", "-f", "-", given=TABLE.format(four=", ".join(four), six=", ".join(six)))
-    for program, name in (("iptables", "minuteman"), ("ip6tables", "minuteman6")):
-        rules = RULES.format(syn=SYN.format(set=name), queue=QUEUE, rst=RST)
-        place.host.run(f"{program}-restore", "-n", given=rules)
-    place.host.run("iptables-restore", "-n", given=UDP_RULES.format(first=FIRST, queue=QUEUE))
+#: Nobody has it, but what is sent there comes to the queues, whatever it is.
+GARBAGE = "11.0.0.9"
+QUEUE = ["-j", "NFQUEUE", "--queue-balance", "50:58", "--queue-bypass"]
 
 
 class Balanced:
-    """A site with a steering process, and what it told."""
+    """A site with our rules and a steering process, and what it told."""
 
-    def __init__(self, place: Site, options: Options, settings: SteerSettings) -> None:
-        self.place = place
+    def __init__(
+        self, place: Site, kernel: Kernel, options: Options, settings: SteerSettings
+    ) -> None:
+        self.place, self.kernel = place, kernel
         self.reports: list[Report] = []
-        self.settings = settings
-        self.steer = SteerProcess(
-            settings, self.reports.append, lambda: Update(self.services, whole=True)
-        )
         self.services = [
             Service(vip, backends=self.backends(addresses), options=options)
             for vip, addresses in (
                 (VIP, place.backends), (VIP6, place.backends6), (DATAGRAMS, place.backends),
             )
         ]  # fmt: skip
+        kernel.start()
+        kernel.grow(self.services, whole=True)
+        self.steer = SteerProcess(
+            settings, self.reports.append, lambda: Update(self.services, whole=True)
+        )
 
     def backends(self, addresses: tuple[str, ...]) -> tuple[Backend, ...]:
         return tuple(Backend(one, self.place.port, slot=n) for n, one in enumerate(addresses, 1))
@@ -152,9 +77,8 @@ class Balanced:
 
 @pytest.fixture
 def place() -> Iterator[Site]:
-    requires("root", "ip", "nft", "ipset", "iptables-restore", "ip6tables-restore")
+    requires("root", "ip", "nft", "ipset", "iptables", "ip6tables")
     with site(backends=4) as made:
-        prepare(made)
         yield made
 
 
@@ -168,8 +92,9 @@ async def balanced(
     place: Site, options: Options = PLAIN, settings: SteerSettings = SETTINGS
 ) -> AsyncIterator[Balanced]:
     """A steering process that has its table; the test is in the host's namespace meanwhile."""
-    with place.host.inside():
-        made = Balanced(place, options, settings)
+    with place.host.inside(), TemporaryDirectory() as folder:
+        kernel = Kernel(KernelSettings(), Path(folder) / "memory.json")
+        made = Balanced(place, kernel, options, settings)
         running = asyncio.create_task(made.steer.run())
         try:
             assert await made.steer.wait_ready(PATIENCE_S)
@@ -179,6 +104,7 @@ async def balanced(
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
+            kernel.close()
 
 
 @pytest.mark.parametrize("where", ["host", "client"])
@@ -297,9 +223,9 @@ async def test_what_waits_is_decided_before_the_end(place: Site, servers: Server
         os.kill(pid, signal.SIGTERM)  # to all of a service, say; only we end it
         await made.until(lambda: made.counter("successes") > 50)
         # as on a stop: the kernel chooses for what comes from now on
-        place.host.run("iptables", "-t", "raw", "-F")
-        place.host.run("iptables", "-t", "filter", "-F")
+        made.kernel.open_for_drain()
         await made.steer.drain()
+        made.kernel.close_after_drain()
         load = await asyncio.to_thread(loading.stop)
         assert load.failures == {}
         assert load.max_s < 0.9
@@ -307,7 +233,7 @@ async def test_what_waits_is_decided_before_the_end(place: Site, servers: Server
 
 
 async def test_garbage_does_not_end_it(place: Site, servers: Servers) -> None:
-    place.host.run("iptables", "-t", "raw", "-I", "OUTPUT", "-d", "11.0.0.9", *QUEUE.split())
+    place.host.run("iptables", "-t", "raw", "-I", "OUTPUT", "-d", GARBAGE, *QUEUE)
     async with balanced(place) as made:
         pid, rng = made.steer.pid, random.Random(3)
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
@@ -317,10 +243,10 @@ async def test_garbage_does_not_end_it(place: Site, servers: Servers) -> None:
                 body = rng.randbytes(rng.choice((0, 3, 8, 19, 60)) + (words - 5) * 4)
                 head = struct.pack(
                     "!BBHHHBBH4s4s", 0x40 | words, 0, 20 + len(body), number, 0, 64, protocol, 0,
-                    socket.inet_aton("10.99.0.1"), socket.inet_aton("11.0.0.9"),
+                    socket.inet_aton("10.99.0.1"), socket.inet_aton(GARBAGE),
                 )  # fmt: skip
                 with suppress(OSError):
-                    raw.sendto(head + body, ("11.0.0.9", 0))
+                    raw.sendto(head + body, (GARBAGE, 0))
         load = await made.connect(count=50)
         assert (load.connections, load.failures) == (50, {})
         await made.until(lambda: made.counter("unparsable") > 100)
@@ -344,24 +270,26 @@ async def test_the_original_way(place: Site, servers: Servers) -> None:
 async def test_a_backend_on_this_host(place: Site, mode: Mode, where: str) -> None:
     address = "10.99.0.1"
     place.serve(address, where="host")
-    element = f"{5 << 16:#x} : {address} . {place.port}"
-    place.host.run("nft", "add", "element", "inet", "cairn_l4lb", "be", f"{{ {element} }}")
     async with balanced(place, Options(mode=mode)) as made:
         backend = Backend(address, place.port, slot=5)
         made.services[0] = Service(VIP, backends=(backend,), options=Options(mode=mode))
+        made.kernel.grow(made.services[:1])
         made.steer.send(Update(made.services[:1]))
         assert await made.steer.settle()
+        made.kernel.shrink()
         load = await made.connect(where=where, count=50)
         assert (load.connections, load.failures) == (50, {})
         assert set(load.backends) == {address}
 
 
-async def test_datagrams(place: Site) -> None:
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_datagrams(place: Site, where: str) -> None:
     place.serve(*place.backends, udp=True)
-    names: list[bytes] = []
+    names: set[bytes] = set()
+    client: Namespace = getattr(place, where)
     async with balanced(place) as made:
         for _ in range(40):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            with client.inside(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(PATIENCE_S)
                 sock.connect((DATAGRAMS.address, DATAGRAMS.port))
                 replies = set()
@@ -369,9 +297,10 @@ async def test_datagrams(place: Site) -> None:
                     sock.send(b"?")
                     replies.add(sock.recv(100))
                 assert len(replies) == 1
-                names += replies
-        assert len(set(names)) == 4
+                names |= replies
+        assert len(names) == 4
         await made.until(lambda: made.counter("successes") == 40)
+        assert made.counter("observed_conns") == 40
 
 
 async def test_a_queue_has_one_reader(
