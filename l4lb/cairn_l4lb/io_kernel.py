@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cairn_core.errors import Unavailable
+from cairn_core.errors import Unavailable, cause
 
 from . import kernel, rules, ruleset
 from .io_host import Host
@@ -36,7 +36,7 @@ class Kernel:
 
     def __init__(self, settings: KernelSettings, memory: Path = MEMORY) -> None:
         self._settings = settings
-        self._nft, self._ipset = Nft(settings), Ipset(settings)
+        self._nft, self._ipset = _open(settings)
         self._iptables, self._host = Iptables(settings), Host(settings, memory)
         self._desired = Desired(settings.shift)
         self._started = self._iptables_tells = False
@@ -249,7 +249,7 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
     settings = KernelSettings()
     removed: list[str] = []
     problems: list[str] = []
-    nft, ipset = Nft(settings), Ipset(settings)
+    nft, ipset = _open(settings)
 
     steps: tuple[Callable[[], list[str]], ...] = (
         lambda: _remove_rules(Iptables(settings), False),
@@ -272,3 +272,10 @@ def _remove_rules(iptables: Iptables, ipv6: bool) -> list[str]:
     changes = [("-D", rule) for rule in iptables.read(ipv6)]
     iptables.apply(changes)
     return [command_line(*change) for change in changes]
+
+
+def _open(settings: KernelSettings) -> tuple[Nft, Ipset]:
+    try:
+        return Nft(settings), Ipset(settings)
+    except OSError as error:
+        raise Unavailable(f"netlink of netfilter, module nfnetlink: {cause(error)}") from None

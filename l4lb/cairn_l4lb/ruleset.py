@@ -141,6 +141,8 @@ def _chains(settings: KernelSettings) -> dict[str, list[str]]:
                 f"ct mark and {others} != 0 meta mark and {others} == 0 "
                 f"meta mark set {pick} goto remember",
                 f"ct mark set {pick} goto report",
+                # there were fewer shares when they were looked at than when they were counted
+                *([f"goto {pick_chain(ip == 'ip6', 1)}"] if n > 1 else ()),
             ]
     result["choose"] = [f"{vip} vmap @vips{six}" for vip, _, six in vips]
     result["assign"] = [

@@ -1,6 +1,7 @@
 """Connections through what the kernel was programmed with, without a steering process."""
 
 import contextlib
+import random
 import re
 import socket
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from cairn_core.testing.requires import requires
 from cairn_l4lb import conntrack
@@ -175,6 +177,16 @@ def test_a_hot_vip_has_the_shares_it_was_given(place: Site, kernel: Kernel) -> N
     assert load.backends[place.backends[1]] > 2 * load.backends[place.backends[0]]
 
 
+def test_a_share_that_has_just_gone_costs_no_connection(place: Site, kernel: Kernel) -> None:
+    # as a packet finds it that was between counting and looking
+    place.host.run(
+        "nft", "delete element inet cairn_l4lb picks "
+        "{ 11.0.0.1 . tcp . 80 . 1, 11.0.0.1 . tcp . 80 . 2, 11.0.0.1 . tcp . 80 . 3 }",
+    )  # fmt: skip
+    load = place.connect(WEB.address, WEB.port, count=20)
+    assert load.backends == {place.backends[0]: 20}
+
+
 @pytest.mark.parametrize("hot", [False, True])
 def test_events_are_few(place: Site, kernel: Kernel, hot: bool) -> None:
     kernel.weigh((), {WEB: (1, 2, 3, 4)} if hot else {})
@@ -237,3 +249,38 @@ def test_a_host_without_any_route_reaches_vips(place: Site, tmp_path: Path) -> N
         load = place.connect(WEB.address, WEB.port, count=40, where="client")
         assert len(load.backends) == 4
         one.close()
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+def test_no_connection_fails_while_everything_changes(
+    place: Site, kernel: Kernel, where: str
+) -> None:
+    rng = random.Random(7)
+    everybody = of(WEB, place).backends
+    load = place.start_connecting(WEB.address, WEB.port, where=where, rate=1500.0)
+    for n in range(300):
+        # the first one always takes connections
+        some = everybody[:1] + tuple(sorted(rng.sample(everybody[1:], rng.randint(0, 3))))
+        drained = tuple(
+            replace(one, weight=0 if k and not rng.randrange(3) else rng.randint(1, 3))
+            for k, one in enumerate(some)
+        )
+        kernel.grow([Service(WEB, backends=drained)])
+        kernel.shrink()
+        if not n % 3:
+            kernel.weigh((), {WEB: rng.choices([one.slot for one in everybody], k=128)})
+        elif not n % 5:
+            kernel.weigh([("tcp", one.address, one.port) for one in some[1:]], {})
+        if n == 100:
+            assert kernel.resync() == []
+        elif n == 150:
+            # our own rules are filled in again under way
+            place.host.run("nft", "add", "chain", "inet", "cairn_l4lb", "foreign")
+            assert kernel.resync() == ["table inet cairn_l4lb"]
+        elif n == 200:
+            kernel.open_for_drain()
+        elif n == 250:
+            kernel.close_after_drain()
+    done = load.stop()
+    assert done.failures == {}
+    assert done.connections > 100
