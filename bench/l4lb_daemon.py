@@ -59,14 +59,12 @@ class Daemon:
         return self.server.process.pid
 
     def steer(self) -> int:
-        """Process id of the steering process, once it is there."""
+        """Process id of the steering process, once it is ready."""
         return int(self.until(self._steer, "no steering process"))
 
     def _steer(self) -> int | None:
-        for pid in self.server.pids()[1:]:
-            if "steer" in Path(f"/proc/{pid}/cmdline").read_text():
-                return pid
-        return None
+        steering = (self.get("/debug/state") or {}).get("steering", {})
+        return steering["pid"] if steering.get("ready") else None
 
     def get(self, path: str) -> Any:
         """What the API answers; None while it does not or says that it is not ready."""
@@ -84,9 +82,9 @@ class Daemon:
         return json.loads(body) if body[:1] in (b"{", b"[") else body.decode()
 
     def ready(self, vips: int) -> None:
-        """Wait until it serves so many VIPs, and that the steering process knows them."""
-        self.until(lambda: len(self.get("/vips") or ()) >= vips, f"not {vips} VIPs")
-        self.until(lambda: self.get("/ready") is not None, "not ready")
+        """Wait until it knows so many VIPs and says that it is ready."""
+        self.until(lambda: (self.get("/debug/state") or {}).get("vips", 0) >= vips, "too few VIPs")
+        self.until(lambda: self.get("/ready"), "not ready")
         self.steer()
 
     def until(self, found: Callable[[], Any], problem: str, timeout_s: float = START_S) -> Any:

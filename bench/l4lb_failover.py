@@ -12,7 +12,7 @@ Four backends, beside a plain nft rule. Cases:
     restart             and a daemon that is told to end, and started again
     backend-leaves      one backend ends and its task with it, within 50 ms, likewise
 
-    failures     connections that did not come about within ten seconds
+    failures     connections that did not come about within five seconds
     connections  those that did
     max_ms       the longest connect()
     p999_ms      longer than 99.9 % of all
@@ -54,7 +54,7 @@ class Balanced:
 
     def amid(self, rate: int, seconds: float, event: Callable[[], None]) -> dict[str, Any]:
         """What becomes of a load during which something happens."""
-        load = self.client.start("threads", THREADS, "rate", rate, "seconds", seconds)
+        load = self.client.start("threads", THREADS, "rate", rate, "seconds", seconds, "timeout", 5)
         try:
             time.sleep(seconds / 4)
             event()
@@ -137,7 +137,7 @@ def figures(case: str, one: Balanced, load: dict[str, Any]) -> Iterator[Result]:
 
 def run(quick: bool) -> Iterator[Result]:
     """All cases."""
-    seconds = 2.0 if quick else 8.0
+    seconds = 1.0 if quick else 8.0
     with site(BACKENDS) as place:
         with place.listening(refuse=1):
             for kind in (plain, ours):
