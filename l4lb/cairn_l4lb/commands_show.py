@@ -53,7 +53,7 @@ def shown(told: dict[str, Any]) -> Iterator[Part]:
             yield "[yellow]no backend: connections are refused[/yellow]"
             continue
         table = _table(
-            "BACKEND", "STATE", ">WEIGHT", ">PICKS", ">FAILURES", ">PENDING", ">p50 ms", ">p99 ms",
+            "BACKEND", "STATE", ">WEIGHT", ">PICKS", ">FAILED", ">PEND", ">p50 ms", ">p99 ms",
             "TASK…",
         )  # fmt: skip
         for each in backends:
