@@ -108,11 +108,11 @@ class Host:
                 run(("ip", family, "route", "del", prefix, "proto", PROTO))
                 undone.append(f"route {prefix}")
         try:
-            before = json.loads(self._memory.read_text())[_LIBERAL]
-        except (OSError, ValueError, LookupError):
+            before = int(json.loads(self._memory.read_text())[_LIBERAL])
+        except (OSError, ValueError, TypeError, LookupError):
             return undone
         if _number(_LIBERAL) == 1:
-            _write(_LIBERAL, int(before))
+            _write(_LIBERAL, before)
             undone.append(f"{_LIBERAL.replace('/', '.')}={before}")
         self._memory.unlink(missing_ok=True)
         return undone

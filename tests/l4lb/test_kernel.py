@@ -2,6 +2,7 @@
 
 import contextlib
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -273,6 +274,50 @@ def test_killed_half_way_the_next_process_converges(
     other.shrink()
     assert_programmed(other, wanted)
     other.close()
+
+
+PROGRAMMER = """
+import random, sys
+from pathlib import Path
+from cairn_l4lb.io_kernel import Kernel
+from cairn_l4lb.model import Backend, Service, Vip
+from cairn_l4lb.rules import KernelSettings
+kernel, rng, whole = Kernel(KernelSettings(), Path(sys.argv[1])), random.Random(int(sys.argv[2])), True
+kernel.start()
+while True:
+    slots = sorted(rng.sample(range(1, 40), 20))
+    vips = [Vip("tcp", f"11.0.0.{n}", 80) for n in rng.sample(range(200), 50)]
+    backends = tuple(Backend(f"10.0.0.{n}", 80, slot=n) for n in slots)
+    kernel.grow([Service(vip, backends=backends) for vip in vips], whole=whole)
+    kernel.shrink()
+    whole = not rng.randrange(5)
+    print("programmed", flush=True)
+"""  # noqa: E501
+
+
+def test_killed_at_any_time_the_next_process_converges(host: Namespace, memory: Path) -> None:
+    for seed in range(6):
+        with subprocess.Popen(
+            [sys.executable, "-P", "-c", PROGRAMMER, str(memory), str(seed)],
+            stdout=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            for _ in range(1 + seed):
+                assert process.stdout.readline() == "programmed\n"
+            process.kill()
+        other = Kernel(SETTINGS, memory)
+        other.start()
+        other.grow(ALL, whole=True)
+        other.shrink()
+        assert_programmed(other, ALL)
+        other.close()
+
+
+def test_more_backends_than_there_are_chains_for(host: Namespace, kernel: Kernel) -> None:
+    many = service(WEB, *range(1, 201))
+    kernel.grow([many], whole=True)
+    assert "goto pick-1024" in host.run("nft", "list", "map", "inet", "cairn_l4lb", "vips")
+    assert_programmed(kernel, [many])
 
 
 def test_what_failed_is_done_with_the_next_call(
