@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 #: Bytes that wait for it; above, it is given a whole table when it has taken what it is being sent.
 MAX_WAITING_BYTES = 32 * 1024 * 1024
 #: Services in one message of the first table, so that packets have their turn between them.
-CHUNK_SERVICES = 100
+CHUNK_SERVICES = 20
 #: Delay before one that died is replaced, seconds.
 BACKOFF_S = (0.1, 5.0)
 #: One that reports nothing for so long hangs, and is replaced; at its start it may take longer.
