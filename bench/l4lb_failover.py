@@ -6,7 +6,7 @@ Four backends, beside a plain nft rule. Cases:
                         a second try after 0.1 s
     refusing            nobody listens at one backend
     reuse-rst, -eof     a client with eight source ports, as fast as it goes; it closes by a reset,
-                        or after the server
+                        or after the server; `-ctnetlink`: with entries as the original made
     kill-steer          amid 2,000 connections a second: kill -9 of the steering process,
     kill-daemon         of the daemon, which is then started again,
     restart             and a daemon that is told to end, and started again
@@ -151,6 +151,9 @@ def run(quick: bool) -> Iterator[Result]:
                         yield from figures(f"reuse-{close}", one, one.reuse(close, seconds))
                 with kind(place) as one:
                     yield from figures("blackhole", one, one.blackhole(seconds))
+            for close in ("rst", "eof"):
+                with ours(place, L4LB_0_MODE="ctnetlink") as one:
+                    yield from figures(f"reuse-{close}-ctnetlink", one, one.reuse(close, seconds))
             with ours(place, **HEDGE) as one:
                 yield from figures("hedged", one, one.blackhole(seconds))
             for case, event in EVENTS.items():
