@@ -146,7 +146,10 @@ class Verdicts:
         """Send a SYN that has no answer yet to another backend; False when it is not kept, or has
         its answer."""
         kept = self._recall(flow)
-        if kept is None or self._answered(TCP, flow, now):
+        if kept is None:
+            self._steering.unsent(flow)
+            return False
+        if self._answered(TCP, flow, now):
             return False
         return self._again(flow, kept, decision)
 
@@ -156,6 +159,8 @@ class Verdicts:
         self._flows[_answer(flow, decision.address, decision.port)] = flow
         sent = self._kernel.resend(packet, mark & ~self._mask | decision.slot << self._shift)
         self.counters["resent" if sent else "resend_failed"] += 1
+        if not sent:
+            self._steering.unsent(flow)
         return sent
 
     def answered(self, flow: bytes, source: bytes) -> None:

@@ -177,6 +177,10 @@ def test_a_refusal_is_not_held_back_for_nothing() -> None:
     reset = answer(first, 1000, packets.RST)
     assert rig.take(reset, 0.01) == (nfqueue.ACCEPT, None, False)
     assert rig.verdicts.counters["resend_failed"] == 1
+    second = {one.backend[1]: one for one in rig.steering.report(5.0).backends}[
+        f"10.0.1.{3 - first}"
+    ]
+    assert (second.pending, second.failures) == (0, 0)
 
 
 def test_the_reset_of_an_answered_connection_goes_on() -> None:
@@ -202,6 +206,16 @@ def test_a_hedge_sends_the_syn_again() -> None:
     assert rig.kernel.told[-1] == ("resend", syn, (3 - first) << SHIFT)
     rig.kernel.entries[flow] = entry(flow, first, conntrack.SEEN_REPLY, 3)
     assert not rig.verdicts.hedge(flow, decision, 0.1)
+
+
+def test_a_hedge_whose_syn_is_not_kept_is_nobodys_fault() -> None:
+    rig = Rig(options=Options(hedge_ms=50.0))
+    rig.take(tcp(1000)[:34] + bytes(6))
+    rig.verdicts.answered(flow_of(tcp(1000)), bytes(6))
+    ((flow, decision),) = rig.steering.tick(0.1)
+    assert not rig.verdicts.hedge(flow, decision, 0.1)
+    rig.steering.tick(5.0)
+    assert [one.failures for one in rig.steering.report(5.0).backends] == [0, 0]
 
 
 def test_a_syn_that_is_not_whole_is_not_sent_again() -> None:
