@@ -14,7 +14,7 @@ Four backends, beside a plain nft rule. Cases:
 
     failures     connections that did not come about within five seconds
     connections  those that did
-    max_ms       the longest connect()
+    max_ms       the longest connect() of those that did
     p999_ms      longer than 99.9 % of all
 """
 
