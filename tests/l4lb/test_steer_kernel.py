@@ -145,7 +145,7 @@ async def test_a_client_does_not_wait_for_a_dead_backend(
         load = await made.connect(where=where, count=60, threads=20)
         assert (load.connections, load.failures) == (60, {})
         assert place.backends[0] not in load.backends
-        assert load.max_s < 1.2
+        assert load.max_s < 2.5  # the client repeats its SYN after 1 s, and then after 3
         await made.until(lambda: made.counter("failovers") > 0)
 
 
@@ -160,7 +160,7 @@ async def test_a_hedged_connection_does_not_even_wait_for_the_client(
     async with balanced(place, Options(hedge_ms=60.0), settings) as made:
         load = await made.connect(vip, where=where, count=40, threads=10)
         assert (load.connections, load.failures) == (40, {})
-        assert load.max_s < 0.6
+        assert load.max_s < 0.9
         await made.until(lambda: made.counter("resent") > 0)
 
 
