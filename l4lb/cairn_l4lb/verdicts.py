@@ -135,9 +135,10 @@ class Verdicts:
 
     def _refused(self, packet: Packet, now: float) -> bool:
         """Whether another backend gets the SYN that an RST came for."""
-        flow = self._flows.get(packet.flow) or self._older_flows.get(packet.flow)
-        kept = self._recall(flow) if flow else None
-        if flow is None or kept is None:
+        answer = packet.flow
+        flow = self._flows.get(answer) or self._older_flows.get(answer) or _reversed(answer)
+        kept = self._recall(flow)
+        if kept is None:
             return False
         decision = self._steering.refused(flow, now)
         return decision is not None and self._again(flow, kept, decision)
@@ -189,6 +190,16 @@ class Verdicts:
 
 def _answer(flow: bytes, backend: bytes, port: int) -> bytes:
     """The flow of an answer, when its destination is the client again and its source not yet the
-    VIP: so it is seen in the chains INPUT and FORWARD of mangle."""
+    VIP: so it is seen in the chains INPUT and FORWARD of mangle.
+
+    The answer of a backend on the client's own host is translated as it leaves, before INPUT: there
+    its source is the VIP already (`_reversed`).
+    """
     size = (len(flow) - 4) // 2
     return b"".join((backend, flow[:size], port.to_bytes(2, "big"), flow[-4:-2]))
+
+
+def _reversed(flow: bytes) -> bytes:
+    """The same flow in its other direction."""
+    size = (len(flow) - 4) // 2
+    return b"".join((flow[size:-4], flow[:size], flow[-2:], flow[-4:-2]))

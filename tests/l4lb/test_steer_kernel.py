@@ -180,6 +180,24 @@ async def test_a_refusal_goes_to_another_backend(
         await made.until(lambda: made.counter("retried_refusals") > 50)
 
 
+@pytest.mark.parametrize(("vip", "own"), [(VIP, "10.99.0.1"), (VIP6, "fd99::1")], ids=str)
+async def test_a_refusal_of_the_own_host_goes_to_another_backend(
+    place: Site, servers: Servers, vip: Vip, own: str
+) -> None:
+    settings = replace(SETTINGS, failure_limit=10**6)
+    async with balanced(place, settings=settings) as made:
+        [service] = [one for one in made.services if one.vip == vip]
+        # nobody listens there
+        more = (*service.backends, Backend(own, place.port, slot=len(service.backends) + 1))
+        changed = Service(vip, backends=more)
+        made.kernel.grow([changed])
+        made.steer.send(Update([changed]))
+        assert await made.steer.settle(PATIENCE_S)
+        load = await made.connect(vip, where="host", count=400)
+        assert (load.connections, load.failures) == (400, {})
+        await made.until(lambda: made.counter("retried_refusals") > 50)
+
+
 async def test_a_client_hears_of_it_when_all_backends_refuse(place: Site, servers: Servers) -> None:
     for address in place.backends:
         servers.close(address)

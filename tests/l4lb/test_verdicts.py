@@ -169,6 +169,17 @@ def test_a_refused_syn_is_sent_to_another_backend() -> None:
     assert rig.verdicts.counters["resent"] == 1
 
 
+def test_the_reset_of_a_backend_on_the_own_host_comes_from_the_vip_already() -> None:
+    rig = Rig()
+    syn = tcp(1000)
+    _, first, _ = rig.take(syn)
+    assert first is not None
+    flow = flow_of(syn)
+    reset = ipv4(flow[4:8], flow[:4], 80, 1000, packets.RST | packets.ACK, 0)
+    assert rig.take(reset, 0.01) == (nfqueue.DROP, None, False)
+    assert rig.kernel.told == [("delete", flow), ("resend", syn, 3 - first << SHIFT)]
+
+
 def test_a_refusal_is_not_held_back_for_nothing() -> None:
     rig = Rig()
     _, first, _ = rig.take(tcp(1000))
