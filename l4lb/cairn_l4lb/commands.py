@@ -154,4 +154,5 @@ def _print(told: Any, as_json: bool, shown: Callable[[Any], Any]) -> None:
         return
     console = Console(highlight=False)
     for part in shown(told):
-        console.print(part)
+        # a line stays one, for who copies it
+        console.print(part, soft_wrap=isinstance(part, str))

@@ -157,3 +157,22 @@ def test_a_host_whose_proxy_does_not_answer_is_named_with_its_log(
         LabError, match=r"not answered by 203.0.113.11 on agent1; .*agent1/cairn-dns-proxy"
     ):
         demo.wait_for_proxy(made.topology.host("agent1"), timeout_s=0.3)
+
+
+def test_a_vip_is_asked_by_its_name_on_a_host(made: lab.Lab, tmp_path: Path) -> None:
+    port = {"port": 0, "labels": {"OWNER": "me", "VIP_0": "/test-web:8080"}}
+    (tmp_path / "vip.json").write_text(json.dumps(DEFINITION | {"portDefinitions": [port]}))
+    asked = Demo(made, tmp_path / "vip.json")
+    name = "test-web.marathon.l4lb.thisdcos.directory"
+    assert asked.vip == (name, 8080)
+    host = made.topology.host("agent1")
+    with pytest.raises(
+        LabError, match=rf"http://{name}:8080 does not answer on agent1; .*agent1/cairn-l4lb"
+    ):
+        asked.wait_for_vip(host, timeout_s=0)
+
+
+def test_an_application_without_a_vip_has_none(made: lab.Lab, demo: Demo) -> None:
+    assert demo.vip is None
+    with pytest.raises(LabError, match="declares no VIP"):
+        demo.wait_for_vip(made.topology.host("agent1"), timeout_s=0)
