@@ -83,8 +83,6 @@ def _master(topology: Topology, host: Host) -> dict[str, dict[str, Any]]:
             "mesos_role": "slave_public",
             "default_accepted_resource_roles": ["*"],
             "mesos_user": "nobody",
-            # as DC/OS has it: who is being killed gets no new connections from load balancers
-            "enable_features": ["vips", "task_killing"],
             # as in DC/OS; balancers give nothing new to a task that is being killed
             "enable_features": ["vips", "task_killing"],
         },
