@@ -188,11 +188,12 @@ def test_ways_reach_all_backends_and_backends_can_be_denied() -> None:
 
 @pytest.mark.netns
 @pytest.mark.slow
-def test_nothing_is_left_of_a_benchmark_that_is_killed() -> None:
+def test_no_process_is_left_of_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     requires("root", "cc", "ip", "nft", "taskset", "setpriv", "iptables", "ipset")
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "l4lb_failover", "--quick"], cwd=ROOT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     with process:
         try:
