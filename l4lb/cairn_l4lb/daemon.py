@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from random import Random
@@ -90,6 +90,7 @@ class L4lb:
             keep=folder and folder / "cluster.msgpack",
             period_s=config.poll_interval / 1000,
         )
+        self._shown: Mapping[str, tuple[str, str]] = {}
         self._zone = config.zone
         self._own = own
         self._settings = kernel_settings(config, self.own)
@@ -169,13 +170,18 @@ class L4lb:
         """Give names addresses where no master does.  Raises NotKept."""
         now = time.monotonic()
         if self.source.kind == "feed":
-            if self.addresses.given:
-                self._note(self.table.choose({}, now))
+            self._show({}, now)
             return
         if self.source.kind in ("stream", "poll") and (names := self.table.unnamed()):
             await asyncio.to_thread(self.addresses.give, names, now)
             self.state.refused_names = self.addresses.refused
-        self._note(self.table.choose(self.addresses.given, now))
+        self._show(self.addresses.given, now)
+
+    def _show(self, given: Mapping[str, tuple[str, str]], now: float) -> None:
+        """These are the addresses that this host gave."""
+        if given != self._shown:
+            self._shown = given
+            self._note(self.table.choose(given, now))
 
     def _on_applied(self, work: Work, took_s: float) -> None:
         if work.changed or work.gone:
@@ -193,7 +199,7 @@ class L4lb:
     # -- what runs -----------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Set up the kernel, and know what is on disk.  Raises Unavailable."""
+        """Set up the kernel, and know what is on disk."""
         await self.applier.start()
         for text in io_host.complaints(self._settings) if self._settings is not None else ():
             log.warning("%s", text)
@@ -322,7 +328,7 @@ class L4lb:
             )
             if not kept.restore():
                 raise Unavailable("no master answers, and no state of the cluster was kept")
-        self._note(self.table.choose(self.addresses.given, time.monotonic()))
+        self._show(self.addresses.given, time.monotonic())
         return await self.applier.preview()
 
 

@@ -13,7 +13,7 @@ Shapes are in `shapes`, `exometer` and `page`.
 import asyncio
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -31,6 +31,10 @@ from .stats import Stats
 
 #: Longest time that one question for a changed table waits, seconds.
 MAX_WAIT_S = 60.0
+#: VIPs that are looked at before others have their turn: a millisecond or two.
+SLICE = 100
+#: Header with the version of a table, which `?index=` waits for the next of.
+INDEX = "X-Cairn-Index"
 _EXACT = Options(exact=True, timeout_s=MAX_WAIT_S + 30)
 
 
@@ -124,15 +128,17 @@ class HttpApi:
     async def home(self, request: Request) -> Answer:
         if "html" not in request.headers.get("Accept", ""):
             return Response.text(page.TEXT)
-        rows = self._rows(list(self._known.services.values())[: page.MAX_ROWS])
+        rows = await self._rows(list(self._known.services.values())[: page.MAX_ROWS])
         text = page.render(rows, self._host, _sentence(self._known.source()))
         return Response(body=text.encode(), content_type="text/html; charset=utf-8")
 
     async def vips(self, request: Request) -> Answer:
         await self._wait(request)
         known = self._known
-        body = shapes.all_vips(known.services.values(), known.stats, known.now())
-        return Response.json(body, headers=self._index())
+        headers, now, found = self._index(), known.now(), dict[str, Any]()
+        async for part in _in_slices(list(known.services.values())):
+            shapes.add_vips(found, part, known.stats, now)
+        return Response.json({"vips": found}, headers=headers)
 
     async def vip(self, request: Request) -> Answer:
         vip = targets.vip_of(request.params["vip"])
@@ -198,9 +204,10 @@ class HttpApi:
         await self._wait(request)
         known, asked = self._known, request.query.get("vip", "")
         services = self._asked(asked) if asked else list(known.services.values())
+        body = {"index": known.index, "source": known.source()}
         return Response.json(
-            {"index": known.index, "source": known.source(), "vips": self._rows(services)},
-            headers=self._index(),
+            {**body, "vips": await self._rows(services)},
+            headers={INDEX: str(body["index"])},
         )
 
     async def explain(self, request: Request) -> Answer:
@@ -227,9 +234,13 @@ class HttpApi:
             raise Refused(404, f"no such VIP: {text[:80]!r}")
         return found
 
-    def _rows(self, services: Sequence[Service]) -> list[dict[str, Any]]:
+    async def _rows(self, services: Sequence[Service]) -> list[dict[str, Any]]:
         known, now, served = self._known, self._known.now(), self._known.served()
-        return [shapes.service_object(one, known.stats, now, served) for one in services]
+        return [
+            shapes.service_object(one, known.stats, now, served)
+            async for part in _in_slices(services)
+            for one in part
+        ]
 
     async def _wait(self, request: Request) -> None:
         """With `index` in the query, until the table is another one or the time is over."""
@@ -244,7 +255,13 @@ class HttpApi:
             pass  # the same table is an answer too
 
     def _index(self) -> dict[str, str]:
-        return {"X-Cairn-Index": str(self._known.index)}
+        return {INDEX: str(self._known.index)}
+
+
+async def _in_slices(services: Sequence[Service]) -> AsyncIterator[Sequence[Service]]:
+    for start in range(0, len(services), SLICE):
+        yield services[start : start + SLICE]
+        await asyncio.sleep(0)
 
 
 def _sentence(source: Mapping[str, Any]) -> str:

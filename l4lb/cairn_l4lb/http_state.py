@@ -170,10 +170,10 @@ class State:
         applier = self._applier
         if applier.uninstalled:
             return "uninstalled by an operator, until a restart"
-        if not applier.begun:
-            return "no state of the cluster is known yet"
         if applier.problem is not None:
             return f"kernel not changed: {applier.problem}"
+        if not applier.begun:
+            return "no state of the cluster is known yet"
         if applier.steering is not None and not applier.steering.ready:
             return "the steering process does not run: the kernel chooses"
         return None

@@ -75,7 +75,7 @@ class Applier:
         self._turn = asyncio.Lock()
         self._due = asyncio.Event()
         self._known = False
-        self._begun = False
+        self._begun = self._is_set_up = False
         self._steer_task: asyncio.Task[None] | None = None
         if settings is not None:
             self.steering = SteerProcess(steer, self._reported, balancer.whole, self._died)
@@ -107,14 +107,23 @@ class Applier:
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Set up the kernel, and take over the slots it has.  Raises Unavailable, saying what is
-        missing."""
+        """Set up the kernel, and take over the slots it has.  What is missing is logged and tried
+        again: names and figures are served without."""
+        try:
+            await self._set_up()
+        except Unavailable as error:
+            self.problem = str(error)
+            log.error("kernel not set up, trying again reason=%s", error)
+
+    async def _set_up(self) -> None:
         settings = self._settings
-        if settings is None:
+        if settings is None or self._is_set_up:
             return
-        self._kernel = kernel = await self._in_thread(lambda: Kernel(settings, self._memory))
-        self.balancer.adopt(await self._in_thread(kernel.read_slots))
-        await self._in_thread(kernel.start)
+        if self._kernel is None:
+            self._kernel = kernel = await self._in_thread(lambda: Kernel(settings, self._memory))
+            self.balancer.adopt(await self._in_thread(kernel.read_slots))
+        await self._in_thread(self._kernel.start)
+        self._is_set_up = True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Apply changes until `stop`; then leave the host so that no connection fails."""
@@ -168,6 +177,7 @@ class Applier:
         return True
 
     async def _do(self, work: Work) -> None:
+        await self._set_up()
         kernel, steering = self._kernel, self.steering
         first, balancer = not self._begun, self.balancer
         if kernel is None or steering is None:

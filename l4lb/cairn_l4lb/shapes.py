@@ -30,16 +30,14 @@ def key_of(vip: Vip, backend: Backend) -> BackendKey:
 # -- the original's ---------------------------------------------------------------------------
 
 
-def all_vips(services: Iterable[Service], stats: Stats, now: float) -> dict[str, Any]:
-    """`/vips`: backends by VIP.
+def add_vips(found: dict[str, Any], services: Iterable[Service], stats: Stats, now: float) -> None:
+    """Add to `/vips`: backends by VIP.
 
     The original knows TCP only; a UDP VIP is shown where no TCP one has its address and port.
     """
-    found: dict[str, Any] = {}
     for service in services:
         if service.vip.text not in found or service.vip.protocol == "tcp":
             found[service.vip.text] = one_vip(service, stats, now)
-    return {"vips": found}
 
 
 def one_vip(service: Service, stats: Stats, now: float) -> dict[str, Any]:

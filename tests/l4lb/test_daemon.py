@@ -1,11 +1,13 @@
 """The whole daemon: without a kernel, and in a host of its own with servers and clients."""
 
+import http.server
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -76,13 +78,16 @@ class Daemon:
     def _inside(self) -> Any:
         return self.host.inside() if self.host is not None else nullcontext()
 
-    def start(self) -> None:
+    def launch(self) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CAIRN")}
         with self._inside(), self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cairn_l4lb", "--config", self.file],
                 stdout=log, stderr=log, env=environment,
             )  # fmt: skip
+
+    def start(self) -> None:
+        self.launch()
         self.until(lambda: self.get("/ready")["ready"], "ready")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -173,14 +178,11 @@ def test_without_a_master_and_without_a_state_nothing_is_ready(tmp_path: Path) -
     with FeedMaster() as master:
         daemon = Daemon(tmp_path, master, None)
     daemon.file.write_text(daemon.file.read_text().replace(master.address, "127.0.0.1:9"))
-    with (
-        (tmp_path / "log").open("wb") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "cairn_l4lb", "--config", daemon.file], stdout=log, stderr=log
-        ) as daemon.process,
-    ):
+    daemon.launch()
+    try:
         daemon.until(lambda: "reason" in daemon.get("/ready"), "answering")
         assert daemon.get("/ready")["reason"] == "no state of the cluster is known yet"
+    finally:
         assert daemon.stop() == 0
 
 
@@ -203,6 +205,100 @@ def test_a_drain_holds_over_a_restart(tmp_path: Path) -> None:
         assert states(daemon) == wanted
         daemon.ctl("undrain", "10.9.0.1", "--socket", str(daemon.control))
         daemon.until(lambda: states(daemon)["10.9.0.1:8080"] == "open", "undrained")
+
+
+@contextmanager
+def answering(state: dict[str, Any]) -> Iterator[str]:
+    """A master of Apache Mesos, or an agent, that has nothing but `/state`; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            known = self.path.partition("?")[0] in ("/state", "/master/state")
+            body = json.dumps(state if known else {}).encode()
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            return
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        place = f"127.0.0.1:{server.server_address[1]}"
+        state["pid"] = state["pid"].format(place)
+        state["leader"] = state["pid"]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield place
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def mesos_task(name: str, port: int, **more: Any) -> dict[str, Any]:
+    labels = {"labels": [{"key": "VIP_0", "value": f"/{name}:80"}]}
+    ports = [{"number": port, "name": "http", "protocol": "tcp", "labels": labels}]
+    return {
+        "id": f"{name}.1", "name": name, "framework_id": "F", "slave_id": "S0",
+        "state": "TASK_RUNNING", "resources": {"ports": f"[{port}-{port}]"},
+        "statuses": [{"state": "TASK_RUNNING", "timestamp": 1.0}],
+        "discovery": {"name": name, "visibility": "FRAMEWORK", "ports": {"ports": ports}}, **more,
+    }  # fmt: skip
+
+
+def test_with_a_foreign_master_this_host_gives_the_originals_addresses(tmp_path: Path) -> None:
+    state = {
+        "id": "m", "pid": "master@{}", "hostname": "master1",
+        "slaves": [{"id": "S0", "pid": "slave(1)@10.9.0.1:5051", "hostname": "a1", "active": True}],
+        "frameworks": [
+            {"id": "F", "name": "marathon", "active": True, "hostname": "m",
+             "tasks": [mesos_task("nginxdocker", 31000)]}
+        ],
+    }  # fmt: skip
+    with FeedMaster() as nobody, answering(state) as place:
+        daemon = Daemon(tmp_path, nobody, None, masters=[place], source="poll", poll_interval=100)
+        try:
+            daemon.start()
+            daemon.until(lambda: daemon.backends("11.112.175.214:80") == {"10.9.0.1:31000"}, "it")
+            assert json.loads((tmp_path / "state" / "addresses.json").read_text()) == {
+                "nginxdocker.marathon": ["11.112.175.214", daemon_ipv6(daemon)],
+            }
+        finally:
+            daemon.stop()
+        daemon.start()
+        assert daemon.backends("11.112.175.214:80") == {"10.9.0.1:31000"}
+        daemon.stop()
+
+
+def daemon_ipv6(daemon: Daemon) -> str:
+    """The IPv6 address that the name has: it is kept, though no backend has one."""
+    kept = json.loads((daemon.file.parent / "state" / "addresses.json").read_text())
+    address = str(kept["nginxdocker.marathon"][1])
+    assert address.startswith("fd01:c")
+    return address
+
+
+def test_the_own_agent_is_asked_while_no_master_answers(tmp_path: Path) -> None:
+    with running(tmp_path, rows(["127.0.0.1"])) as (daemon, _):
+        daemon.until(lambda: daemon.backends() == {"127.0.0.1:8080"}, "there")
+        daemon.stop()
+    executor = {"id": "e", "tasks": [mesos_task("web", 31005)]}
+    state = {
+        "id": "S0", "pid": "slave(1)@127.0.0.1:5051", "hostname": "a1",
+        "frameworks": [{"id": "F", "name": "marathon", "executors": [executor]}],
+    }  # fmt: skip
+    with answering(state) as place:
+        config = json.loads(daemon.file.read_text()) | {
+            "agent_polling_enabled": True, "private_ip": "127.0.0.1", "stale_s": 0.3,
+            "agent_port": int(place.rpartition(":")[2]), "agent_poll_interval": 50,
+        }  # fmt: skip
+        daemon.file.write_text(json.dumps(config))
+        daemon.start()
+        daemon.until(lambda: daemon.backends() == {"127.0.0.1:31005"}, "of the agent")
+        assert daemon.get("/debug/state")["overrides"] == ["S0"]
+        daemon.stop()
 
 
 # -- with a kernel -------------------------------------------------------------------------------
@@ -321,6 +417,32 @@ def test_a_dry_run_tells_and_changes_nothing(place: Site, tmp_path: Path) -> Non
     assert f"{VIP},tcp:80" in plan
     assert rules() == before
     assert "cairn_l4lb" not in place.host.run("nft", "list", "tables")
+
+
+@pytest.mark.netns
+def test_what_stands_in_the_way_is_named_and_waited_for(place: Site, tmp_path: Path) -> None:
+    requires("ipset")
+    taken = ["INPUT", "-m", "set", "--match-set", "minuteman", "src", "-j", "ACCEPT"]
+    place.host.run("ipset", "create", "minuteman", "hash:net")
+    place.host.run("iptables", "-A", *taken)
+    free = ExitStack()
+    free.callback(place.host.run, "ipset", "destroy", "minuteman")
+    free.callback(place.host.run, "iptables", "-D", *taken)
+    with place.host.inside():
+        listener = socket.create_server(("127.0.0.1", 0))
+    with free, FeedMaster(rows(list(place.backends)), listener) as master:
+        daemon = Daemon(tmp_path, master, place.host)
+        try:
+            daemon.launch()
+            daemon.until(lambda: "kernel" in daemon.get("/ready").get("reason", ""), "told")
+            assert "minuteman" in daemon.get("/ready")["reason"]
+            assert "kernel not set up" in daemon.log.read_text()
+            free.close()
+            daemon.until(lambda: daemon.get("/ready")["ready"], "ready")
+            assert not place.connect(VIP, 80, count=30).failures
+        finally:
+            daemon.ctl("uninstall", "--yes", "--socket", str(daemon.control))
+            daemon.stop()
 
 
 @pytest.mark.netns
