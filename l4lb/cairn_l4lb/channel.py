@@ -72,8 +72,7 @@ class Update(Struct, frozen=True):
 class BackendReport(Struct, frozen=True, array_like=True, gc=False):
     """Counts of a backend since the steering process started, and its state.
 
-    closed_for_s: until it is probed. cost: as the policy sees it. ewma_ns: peak EWMA of the time
-    to the first answer. latency: counts by the bounds of `LATENCY_BOUNDS_S`, the last for more;
+    closed_for_s: until it is probed. ewma_ns: peak EWMA of the time to the first answer. latency: counts by the bounds of `LATENCY_BOUNDS_S`, the last for more;
     latency_sum_s: of all.
     """
 
@@ -126,8 +125,8 @@ class Question(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """backend: None would be refused. reasons: one line each, in the order of the rules.
-    recent: the latest decisions for this VIP, newest first: client, backend, reason, seconds ago."""
+    """backend: None would be refused. reasons: one line each, in the order of the rules. recent:
+    the latest decisions for this VIP, newest first: client, backend, reason, seconds ago."""
 
     number: int
     backend: str | None = None

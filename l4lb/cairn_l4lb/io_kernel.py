@@ -6,11 +6,10 @@ from pathlib import Path
 
 from cairn_core.errors import Unavailable, cause
 
-from . import kernel, rules, ruleset
+from . import io_nft, kernel, rules, ruleset
 from .io_host import Host
 from .io_ipset import Ipset, create_command
 from .io_iptables import Iptables
-from .io_nft import Nft
 from .kernel import Desired
 from .model import BackendKey, Service, Vip
 from .packet_filter import command_line
@@ -116,7 +115,8 @@ class Kernel:
             if name in sets and sets[name] is None
         ]
         if not self._nft.is_current():
-            lines += [f"nft {line}" for line in ruleset.summary(self._settings)]
+            picks = ruleset.first_picks(self._settings.ipv6) | io_nft.picks_of(desired.elements())
+            lines += [f"nft {line}" for line in ruleset.summary(self._settings, picks)]
             actual = {}
         work = kernel.difference(desired.elements(), actual, keep_backends=False)
         lines += [
@@ -274,8 +274,8 @@ def _remove_rules(iptables: Iptables, ipv6: bool) -> list[str]:
     return [command_line(*change) for change in changes]
 
 
-def _open(settings: KernelSettings) -> tuple[Nft, Ipset]:
+def _open(settings: KernelSettings) -> tuple[io_nft.Nft, Ipset]:
     try:
-        return Nft(settings), Ipset(settings)
+        return io_nft.Nft(settings), Ipset(settings)
     except OSError as error:
         raise Unavailable(f"netlink of netfilter, module nfnetlink: {cause(error)}") from None

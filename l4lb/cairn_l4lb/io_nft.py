@@ -11,7 +11,7 @@ from . import nft_messages, ruleset
 from .io_netlink import Netlink
 from .io_programs import run
 from .netlink import Malformed
-from .rules import KernelSettings, Key, element_text, read_element
+from .rules import KernelSettings, Key, element_text, is_pick_chain, read_element
 from .ruleset import TABLE
 
 log = logging.getLogger(__name__)
@@ -34,29 +34,35 @@ class Nft:
         #: changed it since; None: somebody else may have changed ours.
         self._clean: int | None = None
         self._rules = b""
+        #: Chains `pick-N` that the table has, or shall have when it is made again.
+        self._picks = ruleset.first_picks(settings.ipv6)
 
     def install(self) -> None:
         """Make the table, or make it what it should be; elements stay where they mean the same."""
         known = self.is_current()
+        keep: dict[Key, bytes | None] = {}
+        if known:
+            self._picks |= picks_of(self._read(one for one in self._maps if one.startswith("vips")))
+        elif self.means_the_same():
+            keep = self.read()
+            self._picks |= picks_of(keep)
         try:
-            run(("nft", "-f", "-"), self._text(anew=not known, keep=not known))
+            # in the same transaction, so that a new version costs no connection
+            run(("nft", "-f", "-"), self._text(anew=not known, keep=keep))
         except Unavailable as error:
             log.warning("%s; making the table anew", error)
-            run(("nft", "-f", "-"), self._text(anew=True, keep=False))
+            run(("nft", "-f", "-"), self._text(anew=True, keep={}))
         self._rules = self._fingerprint()
         self._clean = None
 
-    def _text(self, *, anew: bool, keep: bool) -> str:
-        kept: list[str] = []
-        if keep and self.means_the_same():
-            # in the same transaction, so that a new version costs no connection
-            shift = self._settings.shift
-            kept = [
-                element_text(key, data, shift)
-                for key, data in self.read().items()
-                if read_element(key, data, shift) is not None
-            ]
-        return ruleset.ruleset(self._settings, anew=anew, elements=kept)
+    def _text(self, *, anew: bool, keep: Mapping[Key, bytes | None]) -> str:
+        shift = self._settings.shift
+        kept = [
+            element_text(key, data, shift)
+            for key, data in keep.items()
+            if read_element(key, data, shift) is not None
+        ]
+        return ruleset.ruleset(self._settings, self._picks, anew=anew, elements=kept)
 
     def means_the_same(self) -> bool:
         """Whether there is a table whose marks are slots as ours are, whatever its form."""
@@ -85,8 +91,11 @@ class Nft:
 
     def read(self) -> dict[Key, bytes | None]:
         """All elements; empty without a table."""
+        return self._read(self._maps)
+
+    def _read(self, maps: Iterable[str]) -> dict[Key, bytes | None]:
         result: dict[Key, bytes | None] = {}
-        for name in self._maps:
+        for name in maps:
             try:
                 answers = self._netlink.request(nft_messages.dump(TABLE, name))
                 is_set = name.startswith("hot")
@@ -107,18 +116,29 @@ class Nft:
         remove: Iterable[Key],
     ) -> None:
         """All or nothing at once: no packet meets half of it."""
+        new = {**add, **replace}
+        if missing := picks_of(new) - self._picks:
+            self._more_picks(missing)
         sequence = self._netlink.next_sequence()
         messages = []
         for name, keys in _by_map([*remove, *replace]).items():
             gone = (nft_messages.element(key) for key in keys)
             messages += nft_messages.delete(TABLE, name, gone, sequence)
         # a verdict needs nothing but its chain, so the order of maps does not matter
-        new = {**add, **replace}
         for name, keys in _by_map(new).items():
             made = (nft_messages.element(key, new[name, key]) for key in keys)
             messages += nft_messages.add(TABLE, name, made, sequence)
         if messages:
             self._commit(messages, sequence)
+
+    def _more_picks(self, picks: set[str]) -> None:
+        """Add chains; whether others changed anything is known afterwards as it was before."""
+        installed, clean = self.is_installed(), self.is_clean()
+        run(("nft", "-f", "-"), ruleset.more_picks(self._settings, picks))
+        self._picks |= picks
+        if installed:
+            self._rules = self._fingerprint()
+        self._clean = _next(self._clean) if clean and self._clean is not None else None
 
     def remove(self) -> bool:
         """Remove the table; False: there was none."""
@@ -142,7 +162,7 @@ class Nft:
                         raise
                     self._clean = None  # somebody changed rules; maybe not ours
                 else:
-                    self._clean = self._clean % 0xFFFFFFFF + 1
+                    self._clean = _next(self._clean)
                     return
             self._netlink.exchange(nft_messages.batch(messages, sequence), sequence)
 
@@ -166,6 +186,17 @@ class Nft:
                 return b""
             raise Unavailable(f"reading {TABLE}: {cause(error)}") from None
         return nft_messages.fingerprint(answers, TABLE)
+
+
+def _next(generation: int) -> int:
+    """The generation after this one: 32 bits, never 0."""
+    return generation % 0xFFFFFFFF + 1
+
+
+def picks_of(elements: Mapping[Key, bytes | None]) -> set[str]:
+    """The chains `pick-N` that elements go to."""
+    verdicts = {data for (name, _), data in elements.items() if data and name.startswith("vips")}
+    return {chain for chain in map(nft_messages.chain_of, verdicts) if is_pick_chain(chain)}
 
 
 def _by_map(keys: Iterable[Key]) -> dict[str, list[bytes]]:

@@ -13,6 +13,7 @@ Our maps, each also for IPv6 with a `6` after its name (text of the table: `rule
 """
 
 import ipaddress
+import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ SETS: dict[tuple[bool, Protocol], str] = {
     (False, "udp"): "minuteman-udp",
     (True, "udp"): "minuteman6-udp",
 }
-#: So many shares there are chains for: any number up to the first, and these.
+#: So many shares a VIP may have: any number up to the first, and these.
 MANY_SHARES = 128
 MORE_SHARES = (1024, 4096, 16384)
 _NUMBERS = {"tcp": 6, "udp": 17}
@@ -227,6 +228,17 @@ def vip_key(vip: Vip) -> bytes:
 def pick_chain(ipv6: bool, shares: int) -> str:
     """The chain that draws one of so many shares."""
     return f"pick{'6' if ipv6 else ''}-{shares}"
+
+
+def is_pick_chain(name: str) -> bool:
+    """Whether `pick_chain` may have made the name."""
+    return re.fullmatch(r"pick6?-[1-9]\d{0,4}", name) is not None
+
+
+def shares_of(chain: str) -> tuple[bool, int]:
+    """What `pick_chain` made the name of."""
+    family, _, shares = chain.partition("-")
+    return family == "pick6", int(shares)
 
 
 @lru_cache(maxsize=512)

@@ -4,8 +4,9 @@ What changes are elements of its maps, see `rules`.  The way of a first packet:
 
     -149    `assign`, after conntrack (-200) and the packet filter's mangle (-150): the slot that
             user space put into the packet's mark moves into the connection's.  Without one, or
-            with one that has no backend any more, a chain `pick-N` draws one of N shares.  Then
-            `report` says which events the connection makes.
+            with one that has no backend any more, a chain `pick-N` draws one of N shares; these
+            are made when the first VIP needs them.  Then `report` says which events the
+            connection makes.
     -101    the destination becomes the backend's, before nat of others (-100)
     1       `unknown` refuses what goes to an address of named VIPs that nobody has
     99      a source that is not of the outgoing interface becomes one that is
@@ -14,9 +15,9 @@ Bits of marks outside our mask are kept.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
-from .rules import MANY_SHARES, MORE_SHARES, KernelSettings, pick_chain
+from .rules import KernelSettings, pick_chain, shares_of
 
 TABLE = "cairn_l4lb"
 #: Of so many connections of a VIP that the kernel has for itself one is reported.
@@ -41,9 +42,15 @@ def maps(ipv6: bool) -> list[str]:
     return [name + six for six in (("", "6") if ipv6 else ("",)) for name in _MAPS]
 
 
+def first_picks(ipv6: bool) -> set[str]:
+    """The chains `pick-N` that there are always, as others go to them."""
+    return {pick_chain(six, 1) for six in ((False, True) if ipv6 else (False,))}
+
+
 def comment(settings: KernelSettings) -> str:
-    """What the table says of itself: equal only for the same rules."""
-    text = "\n".join(_maps(settings)) + repr(_chains(settings))
+    """What the table says of itself: equal only for the same rules, whichever `pick-N` it has."""
+    examples = [pick_chain(six, n) for six in (False, True) for n in (1, 2)]
+    text = "\n".join(_maps(settings)) + repr(_chains(settings, examples))
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"{_comment_of_mask(settings.mark_mask)} form {digest}"
 
@@ -57,14 +64,21 @@ def _comment_of_mask(mask: int) -> str:
     return f"cairn-l4lb marks {mask:#x}"
 
 
-def ruleset(settings: KernelSettings, *, anew: bool, elements: Iterable[str] = ()) -> str:
+def ruleset(
+    settings: KernelSettings,
+    picks: Collection[str],
+    *,
+    anew: bool,
+    elements: Iterable[str] = (),
+) -> str:
     """Input of `nft -f -`, one transaction.
 
+    picks: chains `pick-N`, at least `first_picks` and those that elements which stay go to.
     anew: replaces the table, whatever it is now, and with it all elements but those given here, as
     `rules.element_text` has them; otherwise makes it, or fills the chains of one with the same
     comment again, and all elements stay.
     """
-    chains = _chains(settings)
+    chains = _chains(settings, picks)
     lines = []
     if anew:
         lines += [f"add table inet {TABLE}", f"delete table inet {TABLE}"]
@@ -83,13 +97,20 @@ def ruleset(settings: KernelSettings, *, anew: bool, elements: Iterable[str] = (
     return "\n".join(lines) + "\n"
 
 
-def summary(settings: KernelSettings) -> list[str]:
-    """The rules as commands for people: of the many chains `pick-N` one of each family."""
+def more_picks(settings: KernelSettings, picks: Iterable[str]) -> str:
+    """Input of `nft -f -` that adds chains `pick-N` to the table."""
+    lines = []
+    for name in sorted(picks):
+        lines.append(f"add chain inet {TABLE} {name}")
+        lines += [f"add rule inet {TABLE} {name} {rule}" for rule in _pick(settings, name)]
+    return "\n".join(lines) + "\n"
+
+
+def summary(settings: KernelSettings, picks: Collection[str]) -> list[str]:
+    """The rules as commands for people."""
     result = [f"add table inet {TABLE}"]
     result += [f"add {one.replace(' ', f' inet {TABLE} ', 1)}" for one in _maps(settings)]
-    for name, rules in _chains(settings).items():
-        if name.startswith("pick") and not name.endswith("-2"):
-            continue
+    for name, rules in _chains(settings, picks).items():
         kind = (
             "{{ type {} hook {} priority {}; }}".format(*_HOOKED[name]) if name in _HOOKED else ""
         )
@@ -111,9 +132,30 @@ def _maps(settings: KernelSettings) -> Iterator[str]:
         yield f"set hot{six} {{ type {vip}; }}"
 
 
-def _chains(settings: KernelSettings) -> dict[str, list[str]]:
+def _pick(settings: KernelSettings, name: str) -> list[str]:
+    """Rules of a chain `pick-N`."""
+    ipv6, shares = shares_of(name)
+    ip, six = ("ip6", "6") if ipv6 else ("ip", "")
+    _, others = _masks(settings)
+    drawn = f"{ip} daddr . meta l4proto . th dport . numgen random mod {shares} map @picks{six}"
+    return [
+        # of a connection and a packet that others marked both, the connection's is lost
+        f"ct mark and {others} != 0 meta mark and {others} == 0 "
+        f"meta mark set {drawn} goto remember",
+        f"ct mark set {drawn} goto report",
+        # there were fewer shares when they were looked at than when they were counted
+        *([f"goto {pick_chain(ipv6, 1)}"] if shares > 1 else ()),
+    ]
+
+
+def _masks(settings: KernelSettings) -> tuple[str, str]:
+    """Our bits of a mark, and all others."""
+    return f"{settings.mark_mask:#010x}", f"{~settings.mark_mask & 0xFFFFFFFF:#010x}"
+
+
+def _chains(settings: KernelSettings, picks: Collection[str]) -> dict[str, list[str]]:
     """Rules by chain; a chain comes after those that it goes to."""
-    mask, others = f"{settings.mark_mask:#010x}", f"{~settings.mark_mask & 0xFFFFFFFF:#010x}"
+    mask, others = _masks(settings)
     families = (("ip", ""), ("ip6", "6")) if settings.ipv6 else (("ip", ""),)
     vips = [(f"{ip} daddr . meta l4proto . th dport", ip, six) for ip, six in families]
     bits = [1 << n for n in range(32) if settings.mark_mask >> n & 1]
@@ -133,17 +175,8 @@ def _chains(settings: KernelSettings) -> dict[str, list[str]]:
             "goto report",
         ],
     }
-    for vip, ip, six in vips:
-        for n in (*range(1, MANY_SHARES + 1), *MORE_SHARES):
-            pick = f"{vip} . numgen random mod {n} map @picks{six}"
-            result[pick_chain(ip == "ip6", n)] = [
-                # of a connection and a packet that others marked both, the connection's is lost
-                f"ct mark and {others} != 0 meta mark and {others} == 0 "
-                f"meta mark set {pick} goto remember",
-                f"ct mark set {pick} goto report",
-                # there were fewer shares when they were looked at than when they were counted
-                *([f"goto {pick_chain(ip == 'ip6', 1)}"] if n > 1 else ()),
-            ]
+    for name in sorted(picks, key=shares_of):
+        result[name] = _pick(settings, name)
     result["choose"] = [f"{vip} vmap @vips{six}" for vip, _, six in vips]
     result["assign"] = [
         f"meta mark and {mask} == 0 goto choose",

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from cairn_core.vips.names import ZONE
-
 #: Seconds that others may keep an answer; the originals' (dcos/minuteman `src/minuteman_dns.erl`).
 TTL = 5
 #: The proxy takes no more in one zone, and the name server's own records need room as well.

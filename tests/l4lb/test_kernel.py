@@ -1,6 +1,7 @@
 """The kernel itself, in namespaces of their own: what is programmed, repaired, taken away."""
 
 import contextlib
+import re
 import subprocess
 import sys
 import time
@@ -125,6 +126,24 @@ def test_vips_are_programmed_and_can_be_read_back(host: Namespace, kernel: Kerne
     assert_programmed(kernel, ALL)
     picks = host.run("nft", "list", "map", "inet", "cairn_l4lb", "vips")
     assert "11.0.0.1 . tcp . 80 : goto pick-2" in picks
+
+
+def test_chains_that_draw_are_made_when_they_are_needed(host: Namespace, kernel: Kernel) -> None:
+    def picks() -> list[str]:
+        shown = host.run("nft", "list", "table", "inet", "cairn_l4lb")
+        return sorted(re.findall(r"chain (pick\S+)", shown))
+
+    kernel.grow([], whole=True)
+    assert picks() == ["pick-1", "pick6-1"]
+    kernel.grow(ALL)
+    assert picks() == ["pick-1", "pick-2", "pick6-1", "pick6-3"]
+    # that was us: nobody else's change is taken for ours, and ours for nobody's
+    assert kernel.resync() == []
+    host.run("nft", "flush", "chain", "inet", "cairn_l4lb", "pick-2")
+    kernel.grow([service(WEB, 1, 2, 3)])
+    assert kernel.resync() == ["table inet cairn_l4lb"]
+    assert kernel.resync() == []
+    assert picks() == ["pick-1", "pick-2", "pick-3", "pick6-1", "pick6-3"]
 
 
 def test_the_first_services_are_all_of_them(kernel: Kernel) -> None:

@@ -19,10 +19,13 @@ from cairn_l4lb.rules import (
     contents,
     element_text,
     is_backend,
+    is_pick_chain,
+    pick_chain,
     place,
     read_element,
     read_slots,
     share,
+    shares_of,
 )
 
 SHIFT = 16
@@ -58,6 +61,16 @@ def test_equal_weights_need_few_shares(
     weights: list[tuple[int, int]], expected: tuple[int, ...]
 ) -> None:
     assert share(weights) == expected
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_chains_that_draw_tell_what_they_are(ipv6: bool) -> None:
+    for shares in (1, MANY_SHARES, *MORE_SHARES):
+        name = pick_chain(ipv6, shares)
+        assert is_pick_chain(name)
+        assert shares_of(name) == (ipv6, shares)
+    for other in ("pick-", "pick-0", "pick-x", "pick7-1", "pick-123456", "unknown", "pick-1\n"):
+        assert not is_pick_chain(other)
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=300))
