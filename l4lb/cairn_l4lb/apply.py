@@ -20,6 +20,9 @@ from .slots import Slots
 from .stats import Stats
 from .table import TableChange
 
+#: How often backends that nobody serves are looked for, seconds.
+TIDY_S = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -66,6 +69,7 @@ class Balancer:
         self._due = TableChange()
         self._health_due = False
         self._since: float | None = None
+        self._tidy_at = 0.0
 
     @property
     def is_due(self) -> bool:
@@ -97,7 +101,9 @@ class Balancer:
             service = self.services.get(vip)
             if service is not None and vip not in self._due.changed and vip not in self._due.gone:
                 self._waiting(vip, now)
-        self.stats.tidy(self.backends(), now)
+        if now >= self._tidy_at:
+            self._tidy_at = now + TIDY_S
+            self.stats.tidy(self.backends(), now)
 
     def again(self, work: Work, now: float) -> None:
         """Work could not be done: it is due with what comes next.  Nothing newer is undone."""

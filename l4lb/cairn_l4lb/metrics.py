@@ -4,7 +4,7 @@
 (`apps/dcos_l4lb/src/dcos_l4lb_metrics.erl`); `cairn_l4lb_...` are ours.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import Histogram
@@ -21,7 +21,7 @@ from cairn_core.kit.metrics import Metrics
 from .channel import LATENCY_BOUNDS_S
 from .model import BackendKey, Service, Vip
 from .shapes import full_name, key_of
-from .stats import Stats, totals
+from .stats import Stats
 
 #: Where the cluster may be known from.
 SOURCES = ("feed", "stream", "poll", "disk", "none")
@@ -101,7 +101,7 @@ class _Tables(Collector):
         for name, count in sorted(stats.counters().items()):
             text = _TEXTS.get(name, f"counted by the steering process: {name.replace('_', ' ')}")
             yield CounterMetricFamily(f"cairn_l4lb_{name}_total", text, count)
-        yield _latency(*totals(stats.backends.values()))
+        yield _latency(stats.latency, stats.latency_sum_s)
         yield from self._by_vip()
         for name, (value, text) in self._shown.gauges().items():
             yield GaugeMetricFamily(f"cairn_l4lb_{name}", text, value)
@@ -172,7 +172,7 @@ class _Tables(Collector):
         yield refused
 
 
-def _latency(counts: list[int], sum_s: float) -> HistogramMetricFamily:
+def _latency(counts: Sequence[int], sum_s: float) -> HistogramMetricFamily:
     buckets, below = [], 0
     for bound, count in zip((*LATENCY_BOUNDS_S, "+Inf"), counts, strict=True):
         below += count

@@ -38,12 +38,6 @@ class BackendStats:
     def failures(self) -> int:
         return self.before.failures + self.now.failures
 
-    @property
-    def latency(self) -> tuple[list[int], float]:
-        """Counts by bound, and the sum in seconds, of all times."""
-        counts = [a + b for a, b in zip(_full(self.before), _full(self.now), strict=True)]
-        return counts, self.before.latency_sum_s + self.now.latency_sum_s
-
 
 @dataclass(slots=True)
 class VipStats:
@@ -88,8 +82,10 @@ class Stats:
         self.closed: set[BackendKey] = set()
         #: Shares of VIPs that the kernel decides, by slot.
         self.promoted: dict[Vip, tuple[int, ...]] = {}
-        #: Of all backends, in the last minute.
+        #: Of all backends: in the last minute; counts by bound and their sum of all times.
         self.minute = Minute()
+        self.latency = [0] * _SIZE
+        self.latency_sum_s = 0.0
         self._counters: dict[str, int] = {}
         self._counters_before: dict[str, int] = {}
 
@@ -106,14 +102,11 @@ class Stats:
         """The steering process ended: nothing is closed or promoted for the next one."""
         found = Absorbed(bool(self.closed), frozenset(self.promoted))
         for stats in self.backends.values():
-            counts, sum_s = stats.latency
             stats.before = BackendReport(
                 stats.now.backend,
                 picks=stats.picks,
                 successes=stats.successes,
                 failures=stats.failures,
-                latency=tuple(counts),
-                latency_sum_s=sum_s,
             )
             stats.now = BackendReport(stats.now.backend)
         for each in self.vips.values():
@@ -174,6 +167,8 @@ class Stats:
                 seconds = report.latency_sum_s - old.latency_sum_s
                 stats.minute.add(more, seconds, now)
                 self.minute.add(more, seconds, now)
+                self.latency = [a + b for a, b in zip(self.latency, more, strict=True)]
+                self.latency_sum_s += seconds
         was_closed = key in self.closed
         if report.open:
             self.closed.discard(key)
@@ -199,13 +194,3 @@ class Stats:
 
 def _full(report: BackendReport) -> tuple[int, ...]:
     return report.latency or (0,) * _SIZE
-
-
-def totals(stats: Iterable[BackendStats]) -> tuple[list[int], float]:
-    """Latency of several backends together: counts by bound, sum in seconds."""
-    counts, seconds = [0] * _SIZE, 0.0
-    for one in stats:
-        more, sum_s = one.latency
-        counts = [a + b for a, b in zip(counts, more, strict=True)]
-        seconds += sum_s
-    return counts, seconds
