@@ -8,6 +8,7 @@ import pytest
 
 from cairn_core.kit.config import ConfigError, load
 from cairn_l4lb.config import L4lbConfig, steer_settings
+from cairn_l4lb.daemon import LIVE
 
 MASTERS = ["10.0.0.1:5050"]
 
@@ -72,3 +73,7 @@ def test_the_password_of_zookeeper_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         loaded(tmp_path, masters=[], zk="zk://hush@10.0.0.1/mesos")
     assert "hush" not in str(raised.value)
+
+
+def test_settings_that_hold_at_once_are_settings() -> None:
+    assert set(LIVE) <= set(L4lbConfig.__struct_fields__)
