@@ -34,6 +34,7 @@ class SteerSettings(Struct, frozen=True, kw_only=True):
     retry_refused: a refusal goes to another backend before the client hears of it.
     promote_per_s: a VIP of mode `auto` with more new connections is left to the kernel until it
     has less than half; 0: never. kernel_slots: of a promoted VIP; their shares are its weights.
+    busy_poll_s: after a packet the process looks for the next one so long without sleeping.
     """
 
     queues: tuple[int, int] = (50, 58)
@@ -56,7 +57,8 @@ class SteerSettings(Struct, frozen=True, kw_only=True):
     probe_s: float = 1.0
     retry_refused: bool = True
     promote_per_s: float = 5000.0
-    kernel_slots: int = 128
+    kernel_slots: int = 840  # most numbers of backends share it evenly, or nearly
+    busy_poll_s: float = 0.0
     report_s: float = 0.25
     seed: int | None = None
 
@@ -72,8 +74,8 @@ class Update(Struct, frozen=True):
 class BackendReport(Struct, frozen=True, array_like=True, gc=False):
     """Counts of a backend since the steering process started, and its state.
 
-    closed_for_s: until it is probed. ewma_ns: peak EWMA of the time to the first answer. latency: counts by the bounds of `LATENCY_BOUNDS_S`, the last for more;
-    latency_sum_s: of all.
+    closed_for_s: until it is probed. ewma_ns: peak EWMA of the time to the first answer.
+    latency: counts by the bounds of `LATENCY_BOUNDS_S`, the last for more; latency_sum_s: of all.
     """
 
     backend: BackendKey

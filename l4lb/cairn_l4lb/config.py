@@ -106,6 +106,10 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
         float,
         Meta(ge=0, le=1e7, description="more new connections a second: the kernel chooses; 0: no"),
     ] = 5000.0
+    busy_poll_ms: Annotated[
+        float,
+        Meta(ge=0, le=1000, description="after a packet wait for the next without sleeping"),
+    ] = 0.0
 
     enable_networking: Annotated[bool, _text("false: nothing of the kernel is touched")] = True
     strict: Annotated[
@@ -240,6 +244,7 @@ def steer_settings(
         refuse_closed=config.refuse_closed,
         retry_refused=config.retry_refused,
         promote_per_s=config.promote_per_s,
+        busy_poll_s=config.busy_poll_ms / 1000,
         seed=seed,
     )
 

@@ -59,7 +59,7 @@ DRY_RUN_S = 10.0
 LIVE = (
     "log_level", "log_format", "policy", "cost", "mode", "locality", "sticky_s", "slow_start_s",
     "hedge_ms", "tcp_connect_threshold", "tcp_consecutive_failure_threshold",
-    "tcp_failed_backend_backoff_period", "refuse_closed", "retry_refused", "promote_per_s", "zone",
+    "tcp_failed_backend_backoff_period", "refuse_closed", "promote_per_s", "busy_poll_ms", "zone",
 )  # fmt: skip
 
 

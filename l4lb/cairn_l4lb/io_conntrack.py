@@ -10,7 +10,8 @@ from .conntrack import REPLACEABLE, Entry
 from .io_netlink import ADD_MEMBERSHIP, SOL_NETLINK, Netlink, force_buffers
 from .packets import TCP
 
-_READ_BYTES = 8192
+#: An event with all that a connection may have is shorter.
+_READ_BYTES = 1000
 _SO_ATTACH_FILTER = 26
 
 

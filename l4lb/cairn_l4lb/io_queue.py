@@ -12,8 +12,8 @@ from .io_netlink import force_buffers
 
 #: Of each packet: a SYN with all options that TCP and IP may have, so that it can be sent again.
 COPY_BYTES = 160
-#: A message with such a packet is shorter.
-_READ_BYTES = 8192
+#: A message with such a packet is shorter, and Python has small objects ready.
+_READ_BYTES = 472
 _BUFFER_BYTES = 64 * 1024 * 1024
 _PATIENCE_S = 10.0
 

@@ -36,6 +36,9 @@ from .verdicts import Verdicts
 
 #: Packets decided on before their verdicts are sent, and events read at once.
 MAX_PACKETS, MAX_EVENTS = 32, 128
+#: To look for more than there is costs as much as a packet does, so nobody looks for more than
+#: there was last time, until so many times in turn there was all of that.
+FULL_TIMES = 8
 #: The clock of connections without answer ticks not more often, seconds.
 TICK_S = 0.02
 #: A report comes at least so often, to show that we live; one about a backend that opened or
@@ -46,6 +49,27 @@ DRAINED_S, MAX_DRAIN_S = 0.05, 2.0
 _READ_BYTES = 256 * 1024
 _NICE = -10
 _PR_SET_PDEATHSIG = 1
+
+
+class Burst:
+    """How many messages are looked for at a time: as many as there were, and more when they wait.
+
+    Invariant: 1 <= size <= most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.size = 1
+        self._most = most
+        self._full = 0
+
+    def note(self, found: int) -> None:
+        """So many were there."""
+        if found < self.size:
+            self.size, self._full = max(1, found), 0
+        elif self._full < FULL_TIMES:
+            self._full += 1
+        else:
+            self.size, self._full = min(2 * self.size, self._most), 0
 
 
 class HostKernel:
@@ -94,10 +118,12 @@ class Server:
         self._queues: Queues | None = None
         self._events: Events | None = None
         self._lost_packets = self._lost_events = self._bad_events = 0
+        self._packet_burst, self._event_burst = Burst(MAX_PACKETS), Burst(MAX_EVENTS)
         self._active = self._ended = False
         #: Ticks and reports are due not before; whatever comes from outside brings it near.
         self._check_at = float("inf")
         self._last_tick = self._last_report = 0.0
+        self._busy_poll_s = self._awake_until = 0.0
         self._poll.register(control.fileno(), select.EPOLLIN)
 
     def run(self) -> None:
@@ -127,7 +153,8 @@ class Server:
             return 0.0
         if self._steering is None:
             return None
-        return max(0.0, self._check_at - monotonic())
+        now = monotonic()
+        return 0.0 if now < self._awake_until else max(0.0, self._check_at - now)
 
     # -- packets and events ------------------------------------------------------------------------
 
@@ -139,12 +166,14 @@ class Server:
         decide = verdicts.verdict
         out: list[bytes] = []
         try:
-            for data in queues.receive(MAX_PACKETS):
+            for data in queues.receive(self._packet_burst.size):
                 out.append(decide(data, now))
         except OSError:
             self._lost_packets += 1  # ENOBUFS: they passed, or vanished, without us
+        self._packet_burst.note(len(out))
         if out:
             self._active = True
+            self._awake_until = now + self._busy_poll_s
             self._send_verdicts(queues, out)
         return len(out)
 
@@ -160,8 +189,10 @@ class Server:
             return
         self._active = True
         parse, tell = conntrack.parse_event, steering.event
+        found = 0
         try:
-            for data in events.receive(MAX_EVENTS):
+            for data in events.receive(self._event_burst.size):
+                found += 1
                 try:
                     event = parse(data)
                 except Malformed:
@@ -171,10 +202,11 @@ class Server:
                     continue
                 kind, protocol, flow, reply_source, status = event
                 if status & SEEN_REPLY and kind == conntrack.UPDATE:
-                    verdicts.answered(flow, reply_source)
+                    verdicts.answered(flow)
                 tell(kind, protocol, flow, reply_source, status, now)
         except OSError:
             self._lost_events += 1  # ENOBUFS: time will tell of them
+        self._event_burst.note(found)
 
     # -- what the controlling process says ---------------------------------------------------------
 
@@ -215,6 +247,7 @@ class Server:
 
     def _configure(self, settings: SteerSettings, now: float) -> None:
         old, self._settings = self._settings, settings
+        self._busy_poll_s = settings.busy_poll_s
         if self._steering is None or self._verdicts is None:
             self._start(settings, now)
             return

@@ -2,8 +2,9 @@
 
     raw     PREROUTING, OUTPUT   a SYN to a VIP of TCP -> the queues
     mangle  PREROUTING, OUTPUT   a first datagram to a VIP of UDP -> the queues, after conntrack
-    mangle  INPUT, FORWARD       a RST that answers a SYN -> the queues.  Its destination is the
-                                 client again, its source still the backend.
+    mangle  INPUT, FORWARD,      a RST that answers a SYN -> the queues.  Its destination is the
+            OUTPUT               client again, its source still the backend.  OUTPUT is for clients
+                                 of other namespaces and a backend on this host.
     filter  OUTPUT, FORWARD      what still has a VIP as destination found no backend -> REJECT
 
 The first and last are the original's (dcos/minuteman src/iptables.erl) but for the answer and the
@@ -61,11 +62,12 @@ def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
         yield Rule(ipv6, "mangle", chain, f"{first_one} {queue}")
     if settings.retry_refused:
         mask = settings.mark_mask
-        for chain in ("INPUT", "FORWARD"):
+        for chain in ("INPUT", "FORWARD", "OUTPUT"):
             yield Rule(
                 ipv6, "mangle", chain,
-                f"-p tcp -m connmark ! --mark 0x0/{mask:#x} -m conntrack --ctdir REPLY "
-                "! --ctstatus ASSURED -m tcp --tcp-flags RST RST "
+                "-p tcp -m tcp --tcp-flags RST RST "
+                f"-m connmark ! --mark 0x0/{mask:#x} "
+                "-m conntrack --ctdir REPLY ! --ctstatus ASSURED "
                 f"-m comment --comment {COMMENT} {queue}",
             )  # fmt: skip
     for chain in ("OUTPUT", "FORWARD"):

@@ -37,7 +37,7 @@ SETS: dict[tuple[bool, Protocol], str] = {
 }
 #: So many shares a VIP may have: any number up to the first, and these.
 MANY_SHARES = 128
-MORE_SHARES = (1024, 4096, 16384)
+MORE_SHARES = (840, 4096, 16384)
 _NUMBERS = {"tcp": 6, "udp": 17}
 _PROTOCOLS: dict[int, Protocol] = {6: "tcp", 17: "udp"}
 
@@ -150,11 +150,12 @@ def share(weights: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         return ()
     divisor = gcd(*(weight for _, weight in weights))
     counts = [weight // divisor for _, weight in weights]
-    total = sum(counts)
+    total, least = sum(counts), min(counts)
     if total > MANY_SHARES:
         sizes = (MANY_SHARES, *MORE_SHARES)
-        # several shares each, so that the remainder weighs little
-        size = next((n for n in sizes if n >= 4 * len(weights)), sizes[-1])
+        # several shares each, so that the remainder weighs little, and one for the least of them
+        fits = (n for n in sizes if n >= 4 * len(weights) and n * least >= total)
+        size = next(fits, sizes[-1])
         if total not in sizes:
             counts = _apportion(counts, size)
     return tuple(
@@ -163,13 +164,17 @@ def share(weights: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 
 def _apportion(counts: Sequence[int], size: int) -> list[int]:
-    """`size` shares in proportion to `counts`, at least one each while there are enough."""
-    total, spare = sum(counts), max(size - len(counts), 0)
-    exact = [count * spare / total for count in counts]
-    result = [1 + int(one) for one in exact]
+    """`size` shares in proportion to `counts`, at least one each."""
+    total = sum(counts)
+    exact = [count * size / total for count in counts]
+    result = [max(1, int(one)) for one in exact]
     by_remainder = sorted(range(len(counts)), key=lambda n: int(exact[n]) - exact[n])
-    for n in by_remainder[: size - sum(result)]:
+    for n in by_remainder[: max(size - sum(result), 0)]:
         result[n] += 1
+    # those that got one for nothing have it from those with most
+    by_count = sorted(range(len(counts)), key=result.__getitem__)
+    for n in by_count[len(counts) - max(sum(result) - size, 0) :]:
+        result[n] -= 1
     return result
 
 

@@ -166,7 +166,8 @@ def _chains(settings: KernelSettings, picks: Collection[str]) -> dict[str, list[
         ],
         "report": [
             *(f"{vip} @hot{six} goto sample" for vip, _, six in vips),
-            "ct event set reply,destroy",
+            # an end is told for those that had no answer, and of these the RST itself tells
+            f"ct event set {'reply' if settings.retry_refused else 'reply,destroy'}",
         ],
         "remember": [
             f"ct mark 0 ct mark set meta mark and {mask} goto report",

@@ -36,6 +36,7 @@ class World:
 
     def __init__(self, *services: Service, seed: int = 1, now: float = 100.0, **settings: Any):
         settings.setdefault("promote_per_s", 0.0)
+        settings.setdefault("kernel_slots", 128)
         self.settings = SteerSettings(**settings)
         self.now = now
         self.steering = Steering(self.settings, Random(seed), now)

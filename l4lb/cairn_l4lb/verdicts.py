@@ -10,18 +10,23 @@ of the kernel.
 """
 
 from collections import Counter
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from . import conntrack, nfqueue, packets
 from .channel import SteerSettings
 from .conntrack import REPLACEABLE, SEEN_REPLY, Entry
 from .netlink import Malformed
 from .nfqueue import Waiting
-from .packets import RST, SYN, TCP, Packet
+from .packets import RST, SYN, TCP
 from .steering import Decision, Steering
 
 #: How many SYNs are kept to be sent again, and for how long at least, seconds.
 MAX_KEPT, KEEP_S = 100_000, 4.0
+
+
+#: A SYN that may have to be sent again: its flow, the packet as far as it was copied, the mark that
+#: it came with, and where it was sent last.
+Kept: TypeAlias = tuple[bytes, bytes, int, Decision]
 
 
 class Kernel(Protocol):
@@ -43,7 +48,7 @@ class Kernel(Protocol):
 class Verdicts:
     """Decides on packets.
 
-    Invariant: of a flow at most one SYN is kept, the last that came.
+    Invariant: of a client's address and port at most one SYN is kept, the last that came.
     """
 
     def __init__(self, steering: Steering, settings: SteerSettings, kernel: Kernel) -> None:
@@ -51,12 +56,9 @@ class Verdicts:
         self._steering, self._kernel = steering, kernel
         self._mask = self._shift = 0
         self._keep = False
-        #: SYNs and the marks that they came with, by flow: the latest, and those before them.
-        self._kept: dict[bytes, tuple[bytes, int]] = {}
-        self._older: dict[bytes, tuple[bytes, int]] = {}
-        #: Whose SYN a packet from the backend answers, by its flow as it reaches the client.
-        self._flows: dict[bytes, bytes] = {}
-        self._older_flows: dict[bytes, bytes] = {}
+        #: By the client's address and port: the latest SYNs, and those before them.
+        self._kept: dict[bytes, Kept] = {}
+        self._older: dict[bytes, Kept] = {}
         self._turn_at = 0.0
         self.configure(settings)
 
@@ -77,25 +79,27 @@ class Verdicts:
         if waiting is None:
             self.counters["netlink_errors"] += 1
             return b""
-        packet = packets.parse(waiting.payload)
+        queue, number, hook, mark, payload = waiting
+        packet = packets.parse(payload)
         if packet is None:
             self.counters["unparsable"] += 1
-        elif packet.protocol != TCP or packet.flags & (SYN | RST) == SYN:
-            return self._syn(waiting, packet, now)
-        elif packet.flags & RST and self._refused(packet, now):
-            return nfqueue.drop(waiting.queue, waiting.number)
-        return nfqueue.accept(waiting.queue, waiting.number)
+            return nfqueue.accept(queue, number)
+        protocol, flow, sequence, flags = packet
+        if protocol != TCP or flags & (SYN | RST) == SYN:
+            if not (mark & self._mask and hook == nfqueue.OUTPUT):
+                decision = self._steering.packet(protocol, flow, sequence, now)
+                if decision is not None:
+                    return self._decided(waiting, protocol, flow, decision, now)
+            # else it is ours, sent again; the mark is what was decided
+        elif flags & RST and self._refused(flow, now):
+            return nfqueue.drop(queue, number)
+        return nfqueue.accept(queue, number)
 
-    def _syn(self, waiting: Waiting, packet: Packet, now: float) -> bytes:
-        queue, number, hook, mark, payload = waiting
-        if mark & self._mask and hook == nfqueue.OUTPUT:
-            # ours, sent again; the mark is what was decided
-            return nfqueue.accept(queue, number)
-        protocol, flow, sequence, _ = packet
-        decision = self._steering.packet(protocol, flow, sequence, now)
-        if decision is None:
-            return nfqueue.accept(queue, number)
-        slot, address, port, again, mode, hedge_s = decision
+    def _decided(
+        self, waiting: Waiting, protocol: int, flow: bytes, decision: Decision, now: float
+    ) -> bytes:
+        queue, number, _, mark, payload = waiting
+        slot, _, _, again, mode, hedge_s = decision
         before = b""
         if again:
             if self._answered(protocol, flow, now):
@@ -106,7 +110,7 @@ class Verdicts:
                 before = conntrack.delete(protocol, flow)
         if protocol == TCP:
             if self._keep or hedge_s:
-                self._remember(flow, payload, mark, _answer(flow, address, port), now)
+                self._remember(flow, payload, mark, decision, now)
             if mode == "ctnetlink" and self._create(flow, decision):
                 return nfqueue.accept(queue, number)
         marked = nfqueue.accept_marked(queue, number, mark & ~self._mask | slot << self._shift)
@@ -133,73 +137,74 @@ class Verdicts:
         )
         return True
 
-    def _refused(self, packet: Packet, now: float) -> bool:
-        """Whether another backend gets the SYN that an RST came for."""
-        answer = packet.flow
-        flow = self._flows.get(answer) or self._older_flows.get(answer) or _reversed(answer)
-        kept = self._recall(flow)
+    def _refused(self, answer: bytes, now: float) -> bool:
+        """Whether another backend gets the SYN that an RST came for.
+
+        answer: flow of the RST. Its destination is the client again. Its source is the backend, but
+        in INPUT the VIP when the backend is on this host: that was translated as it left.
+        """
+        size = (len(answer) - 4) // 2
+        kept = self._recall(answer[size:-4] + answer[-2:])
         if kept is None:
             return False
+        flow, _, _, backend = kept
+        source, port = answer[:size], answer[-4:-2]
+        if (source, int.from_bytes(port, "big")) != (backend.address, backend.port) and (
+            source + port != flow[size:-4] + flow[-2:]
+        ):
+            return False  # from one that had it before, and no longer has
         decision = self._steering.refused(flow, now)
-        return decision is not None and self._again(flow, kept, decision)
+        return decision is not None and self._again(kept, decision)
 
     def hedge(self, flow: bytes, decision: Decision, now: float) -> bool:
         """Send a SYN that has no answer yet to another backend; False when it is not kept, or has
         its answer."""
-        kept = self._recall(flow)
-        if kept is None:
+        kept = self._recall(_client(flow))
+        if kept is None or kept[0] != flow:
             self._steering.unsent(flow)
             return False
         if self._answered(TCP, flow, now):
             return False
-        return self._again(flow, kept, decision)
+        return self._again(kept, decision)
 
-    def _again(self, flow: bytes, kept: tuple[bytes, int], decision: Decision) -> bool:
-        packet, mark = kept
-        self._kernel.delete(TCP, flow)
-        self._flows[_answer(flow, decision.address, decision.port)] = flow
-        sent = self._kernel.resend(packet, mark & ~self._mask | decision.slot << self._shift)
+    def _again(self, kept: Kept, decision: Decision) -> bool:
+        flow, payload, mark, _ = kept
+        packet = packets.whole(payload)
+        sent = False
+        if packet is not None:
+            self._kernel.delete(TCP, flow)
+            self._kept[_client(flow)] = flow, packet, mark, decision
+            sent = self._kernel.resend(packet, mark & ~self._mask | decision.slot << self._shift)
         self.counters["resent" if sent else "resend_failed"] += 1
         if not sent:
             self._steering.unsent(flow)
         return sent
 
-    def answered(self, flow: bytes, source: bytes) -> None:
-        """There was an answer from this address and port: its SYN will not be needed."""
-        size = (len(flow) - 4) // 2
-        answer = b"".join((source[:size], flow[:size], source[size:], flow[-4:-2]))
-        if self._kept.pop(flow, None) is None:
-            self._older.pop(flow, None)
-        if self._flows.pop(answer, None) is None:
-            self._older_flows.pop(answer, None)
+    def answered(self, flow: bytes) -> None:
+        """There was an answer: its SYN will not be needed."""
+        client = _client(flow)
+        kept = self._kept
+        found = kept.get(client)
+        if found is None:
+            kept = self._older
+            found = kept.get(client)
+        if found is not None and found[0] == flow:
+            del kept[client]
 
-    def _remember(self, flow: bytes, payload: bytes, mark: int, answer: bytes, now: float) -> None:
-        packet = packets.whole(payload)
-        if packet is None:
-            return
+    def _remember(
+        self, flow: bytes, payload: bytes, mark: int, decision: Decision, now: float
+    ) -> None:
         if now >= self._turn_at or len(self._kept) >= MAX_KEPT:
             self._older, self._kept = self._kept, {}
-            self._older_flows, self._flows = self._flows, {}
             self._turn_at = now + KEEP_S
-        self._kept[flow] = packet, mark
-        self._flows[answer] = flow
+        self._kept[_client(flow)] = flow, payload, mark, decision
 
-    def _recall(self, flow: bytes) -> tuple[bytes, int] | None:
-        return self._kept.get(flow) or self._older.get(flow)
-
-
-def _answer(flow: bytes, backend: bytes, port: int) -> bytes:
-    """The flow of an answer, when its destination is the client again and its source not yet the
-    VIP: so it is seen in the chains INPUT and FORWARD of mangle.
-
-    The answer of a backend on the client's own host is translated as it leaves, before INPUT: there
-    its source is the VIP already (`_reversed`).
-    """
-    size = (len(flow) - 4) // 2
-    return b"".join((backend, flow[:size], port.to_bytes(2, "big"), flow[-4:-2]))
+    def _recall(self, client: bytes) -> Kept | None:
+        return self._kept.get(client) or self._older.get(client)
 
 
-def _reversed(flow: bytes) -> bytes:
-    """The same flow in its other direction."""
-    size = (len(flow) - 4) // 2
-    return b"".join((flow[size:-4], flow[:size], flow[-2:], flow[-4:-2]))
+def _client(flow: bytes) -> bytes:
+    """Source address and port."""
+    if len(flow) == 12:
+        return flow[:4] + flow[8:10]
+    return flow[:16] + flow[32:34]

@@ -335,7 +335,7 @@ def test_killed_at_any_time_the_next_process_converges(host: Namespace, memory: 
 def test_more_backends_than_there_are_chains_for(host: Namespace, kernel: Kernel) -> None:
     many = service(WEB, *range(1, 201))
     kernel.grow([many], whole=True)
-    assert "goto pick-1024" in host.run("nft", "list", "map", "inet", "cairn_l4lb", "vips")
+    assert "goto pick-840" in host.run("nft", "list", "map", "inet", "cairn_l4lb", "vips")
     assert_programmed(kernel, [many])
 
 

@@ -80,7 +80,7 @@ def test_shares_follow_weights(weights: list[int]) -> None:
     counted, total = Counter(slots), sum(weights)
     for slot, weight in enumerate(weights, 1):
         assert counted[slot] >= 1
-        # nobody is more than one share, and the one that everybody has, from what is right
+        # one for the remainder, and one more where shares are too few for all
         assert abs(counted[slot] - weight * len(slots) / total) <= 2
 
 

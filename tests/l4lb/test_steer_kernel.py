@@ -180,9 +180,10 @@ async def test_a_refusal_goes_to_another_backend(
         await made.until(lambda: made.counter("retried_refusals") > 50)
 
 
+@pytest.mark.parametrize("where", ["host", "client"])
 @pytest.mark.parametrize(("vip", "own"), [(VIP, "10.99.0.1"), (VIP6, "fd99::1")], ids=str)
 async def test_a_refusal_of_the_own_host_goes_to_another_backend(
-    place: Site, servers: Servers, vip: Vip, own: str
+    place: Site, servers: Servers, vip: Vip, own: str, where: str
 ) -> None:
     settings = replace(SETTINGS, failure_limit=10**6)
     async with balanced(place, settings=settings) as made:
@@ -193,7 +194,7 @@ async def test_a_refusal_of_the_own_host_goes_to_another_backend(
         made.kernel.grow([changed])
         made.steer.send(Update([changed]))
         assert await made.steer.settle(PATIENCE_S)
-        load = await made.connect(vip, where="host", count=400)
+        load = await made.connect(vip, where=where, count=400)
         assert (load.connections, load.failures) == (400, {})
         await made.until(lambda: made.counter("retried_refusals") > 50)
 

@@ -180,6 +180,16 @@ def test_the_reset_of_a_backend_on_the_own_host_comes_from_the_vip_already() -> 
     assert rig.kernel.told == [("delete", flow), ("resend", syn, 3 - first << SHIFT)]
 
 
+def test_a_late_reset_of_a_backend_that_has_it_no_longer_moves_nothing() -> None:
+    rig = Rig(3)
+    _, first, _ = rig.take(tcp(1000))
+    assert first is not None
+    reset = answer(first, 1000, packets.RST)
+    assert rig.take(reset, 0.01)[0] == nfqueue.DROP
+    assert rig.take(reset, 0.02) == (nfqueue.ACCEPT, None, False)
+    assert rig.verdicts.counters["resent"] == 1
+
+
 def test_a_refusal_is_not_held_back_for_nothing() -> None:
     rig = Rig()
     _, first, _ = rig.take(tcp(1000))
@@ -203,7 +213,7 @@ def test_the_reset_of_an_answered_connection_goes_on() -> None:
     rig.steering.event(conntrack.UPDATE, 6, flow, source, conntrack.SEEN_REPLY, 0.001)
     reset = answer(slot, 1000, packets.RST)
     assert rig.take(reset, 0.01) == (nfqueue.ACCEPT, None, False)
-    rig.verdicts.answered(flow, source)
+    rig.verdicts.answered(flow)
     assert rig.take(reset, 0.02) == (nfqueue.ACCEPT, None, False)
 
 
@@ -222,7 +232,7 @@ def test_a_hedge_sends_the_syn_again() -> None:
 def test_a_hedge_whose_syn_is_not_kept_is_nobodys_fault() -> None:
     rig = Rig(options=Options(hedge_ms=50.0))
     rig.take(tcp(1000)[:34] + bytes(6))
-    rig.verdicts.answered(flow_of(tcp(1000)), bytes(6))
+    rig.verdicts.answered(flow_of(tcp(1000)))
     ((flow, decision),) = rig.steering.tick(0.1)
     assert not rig.verdicts.hedge(flow, decision, 0.1)
     rig.steering.tick(5.0)
@@ -287,7 +297,7 @@ def test_any_series_of_packets_gets_verdicts(steps: list[tuple[str, int, int, fl
         elif kind == "answer":
             source = bytes((10, 0, 1, backend)) + b"\x1f\x90"
             rig.steering.event(conntrack.UPDATE, 6, flow, source, conntrack.SEEN_REPLY, now)
-            rig.verdicts.answered(flow, source)
+            rig.verdicts.answered(flow)
         for hedged, decision in rig.steering.tick(now):
             rig.verdicts.hedge(hedged, decision, now)
 

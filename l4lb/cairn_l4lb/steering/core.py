@@ -81,7 +81,7 @@ class Steering:
             self._counters["unknown_vip"] += 1
             return None
         flows = self._flows
-        known = flows.of(protocol).get(flow)
+        known = (flows.tcp if protocol == TCP else flows.udp).get(flow)
         pinned = None
         if known is not None:
             if known.vip is vip and self._same(known, seq):
@@ -265,11 +265,11 @@ class Steering:
     def _add(self, flow: Flow) -> None:
         """A new flow is known; another one is forgotten if there are too many."""
         flows = self._flows
-        if len(flows) >= MAX_FLOWS:
+        if len(flows.tcp) + len(flows.udp) >= MAX_FLOWS:
             self._counters["forgotten_flows"] += 1
             if (forgotten := flows.make_room()) is not None:
                 self._settle(forgotten)
-        flows.of(flow.protocol)[flow.key] = flow
+        (flows.tcp if flow.protocol == TCP else flows.udp)[flow.key] = flow
 
     def _wait(self, flow: Flow, now: float) -> None:
         """Its backend got it just now."""
