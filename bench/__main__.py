@@ -14,8 +14,8 @@ import bench
 from bench.report import CannotRun
 
 NOT_BENCHMARKS = {
-    "__main__", "dns_client", "dns_cluster", "dns_master", "dns_servers", "l4lb_cluster", "l4lb_daemon", "l4lb_net", "l4lb_paths",
-    "report", "runc",
+    "__main__", "dns_client", "dns_cluster", "dns_master", "dns_servers",
+    "l4lb_cluster", "l4lb_daemon", "l4lb_net", "l4lb_paths", "report", "runc",
 }  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def daemon(
             "masters": [master.address], "source": "feed", "private_ip": client.sources[0],
             "api_listen_ip": "127.0.0.1", "api_listen_port": API_PORT, "proxy_socket": "",
             "vips_socket": "", "control_socket": "", "state_dir": str(directory / "state"),
-            "agent_polling_enabled": False, **settings,
+            "run_dir": str(directory), "agent_polling_enabled": False, **settings,
         }  # fmt: skip
         made = Daemon(client.host, directory, config)
         made.start()

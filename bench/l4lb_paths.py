@@ -3,6 +3,7 @@
 direct      the client dials the backends in turn; connections are tracked and NAT hooks loaded
 nft         a plain rule: of the backends one by `numgen random`
 mark        cairn-l4lb: the steering process chooses, and says so by a packet mark
+mark-poll   likewise, and it does not sleep within 5 ms after a connection
 ctnetlink   likewise, by a connection tracking entry, as the original
 kernel      likewise, by weights that it gives the kernel
 """
@@ -15,7 +16,6 @@ from pathlib import Path
 from bench.l4lb_cluster import app_rows, cluster_rows, vip_address
 from bench.l4lb_daemon import daemon
 from bench.l4lb_net import PORT, TRACKING, Client, Site
-from cairn_l4lb.model import Mode
 
 VIP = vip_address(0)
 
@@ -41,8 +41,14 @@ table inet plain {
 """
 
 
-#: Modes of cairn-l4lb.
-OURS: tuple[Mode, ...] = ("mark", "ctnetlink", "kernel", "auto")
+#: Ways of cairn-l4lb, by name, with their settings.
+OURS: dict[str, dict[str, object]] = {
+    "mark": {"mode": "mark"},
+    "mark-poll": {"mode": "mark", "busy_poll_ms": 5},
+    "ctnetlink": {"mode": "ctnetlink"},
+    "kernel": {"mode": "kernel"},
+    "auto": {"mode": "auto"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,10 @@ def nft(site: Site) -> Iterator[Way]:
 
 
 @contextmanager
-def ours(site: Site, mode: Mode) -> Iterator[Way]:
+def ours(site: Site, name: str) -> Iterator[Way]:
     """Cairn's own."""
-    with site.client(mode, [f"{VIP}:{PORT}"]) as client:
+    with site.client(name, [f"{VIP}:{PORT}"]) as client:
         rows = [*cluster_rows(site.backends), *app_rows(0, site.backends, PORT)]
-        with daemon(client, rows, 1, mode=mode) as (balancer, _master):
+        with daemon(client, rows, 1, **OURS[name]) as (balancer, _master):
             client.host.settings(TRACKING)
             yield Way(client, balancer.steer())
