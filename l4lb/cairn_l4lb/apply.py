@@ -29,16 +29,18 @@ class Work:
     """What is to be done at one go.
 
     changed: services with slots. gone: VIPs that are served no longer. closed: all backends that
-    are closed. promoted: shares of all VIPs that the kernel decides. health: whether these two
-    are other ones than before. names: whether names or their addresses changed. leaving: whether
-    backends or VIPs leave, so that the steering process has to know before the kernel forgets them.
-    since: when the oldest of the changes came, on the clock of `now`.
+    are closed. promoted: shares of all VIPs that the kernel decides; sampled: those of them of
+    which it tells little. health: whether these are other ones than before. names: whether names
+    or their addresses changed. leaving: whether backends or VIPs leave, so that the steering
+    process has to know before the kernel forgets them. since: when the oldest of the changes came,
+    on the clock of `now`.
     """
 
     changed: Mapping[Vip, Service] = field(default_factory=dict)
     gone: frozenset[Vip] = frozenset()
     closed: frozenset[BackendKey] = frozenset()
     promoted: Mapping[Vip, tuple[int, ...]] = field(default_factory=dict)
+    sampled: frozenset[Vip] = frozenset()
     health: bool = False
     names: bool = False
     leaving: bool = False
@@ -134,7 +136,8 @@ class Balancer:
             self.index += 1
         return Work(
             changed, gone, frozenset(self.stats.closed), dict(self.stats.promoted),
-            health, due.names, leaving, now if since is None else since,
+            frozenset(self.stats.sampled), health, due.names, leaving,
+            now if since is None else since,
         )  # fmt: skip
 
     def whole(self) -> Update:

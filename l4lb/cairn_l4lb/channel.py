@@ -93,7 +93,8 @@ class BackendReport(Struct, frozen=True, array_like=True, gc=False):
 
 class VipReport(Struct, frozen=True, array_like=True, gc=False):
     """Counts of a VIP.  rate: new connections a second. slots: while the kernel decides, which
-    slot each of `kernel_slots` shares goes to; empty while user space does."""
+    slot each of `kernel_slots` shares goes to; empty while user space does. sampled: the kernel
+    shall tell of few of its connections, as there are many."""
 
     vip: Vip
     picks: int = 0
@@ -101,6 +102,7 @@ class VipReport(Struct, frozen=True, array_like=True, gc=False):
     failovers: int = 0
     rate: float = 0.0
     slots: tuple[int, ...] = ()
+    sampled: bool = False
 
 
 #: Upper bounds of the latency histogram, seconds: of a connect from SYN to the first answer.

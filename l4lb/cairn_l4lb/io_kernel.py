@@ -90,10 +90,16 @@ class Kernel:
         work.unqueue.clear()
         work.later.clear()
 
-    def weigh(self, closed: Collection[BackendKey], promoted: Mapping[Vip, Sequence[int]]) -> None:
-        """All backends that are closed, and all VIPs that are left to the kernel, with the slot
-        of each share as in `VipReport.slots`.  O(changed)."""
-        self._desired.weigh(closed, promoted)
+    def weigh(
+        self,
+        closed: Collection[BackendKey],
+        promoted: Mapping[Vip, Sequence[int]],
+        sampled: Collection[Vip] = (),
+    ) -> None:
+        """All backends that are closed, all VIPs that are left to the kernel, with the slot of
+        each share as in `VipReport.slots`, and those of them of which little is told.
+        O(changed)."""
+        self._desired.weigh(closed, promoted, sampled)
         self._do()
 
     def resync(self) -> list[str]:

@@ -98,7 +98,7 @@ class Nft:
         for name in maps:
             try:
                 answers = self._netlink.request(nft_messages.dump(TABLE, name))
-                is_set = name.startswith("hot")
+                is_set = name.startswith(ruleset.SETS)
                 for answer in answers:
                     for key, data in nft_messages.elements(answer):
                         result[name, key] = None if is_set else data

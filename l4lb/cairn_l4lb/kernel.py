@@ -20,7 +20,8 @@ class Desired:
         self._shift = shift
         self._services: dict[Vip, Service] = {}
         self._closed: frozenset[BackendKey] = frozenset()
-        self._hot: dict[Vip, tuple[int, ...]] = {}
+        #: VIPs that are the kernel's: shares, and whether it tells of few connections.
+        self._hot: dict[Vip, tuple[tuple[int, ...], bool]] = {}
         #: Who has a backend, to know whom its closing concerns.
         self._users: dict[BackendKey, set[Vip]] = {}
 
@@ -43,10 +44,16 @@ class Desired:
                 self._users.setdefault(key, set()).add(service.vip)
             self._place(service.vip)
 
-    def weigh(self, closed: Collection[BackendKey], hot: Mapping[Vip, Sequence[int]]) -> None:
-        """All backends that are closed, and all VIPs that are the kernel's, with their shares."""
+    def weigh(
+        self,
+        closed: Collection[BackendKey],
+        hot: Mapping[Vip, Sequence[int]],
+        sampled: Collection[Vip] = (),
+    ) -> None:
+        """All backends that are closed, and all VIPs that are the kernel's, with their shares.
+        sampled: those of them of whose connections few are reported."""
         now_closed = frozenset(closed)
-        now_hot = {vip: tuple(shares) for vip, shares in hot.items() if shares}
+        now_hot = {vip: (tuple(shares), vip in sampled) for vip, shares in hot.items() if shares}
         concerned = {vip for key in now_closed ^ self._closed for vip in self._users.get(key, ())}
         concerned |= {
             vip
@@ -75,7 +82,7 @@ class Desired:
             new = None
             self.placed.pop(vip, None)
         else:
-            new = place(service, self._closed, self._hot.get(vip, ()))
+            new = place(service, self._closed, *self._hot.get(vip, ()))
             self.placed[vip] = new
         if old != new and self.follows:
             compare(self.work, vip, old, new, self._shift)

@@ -9,7 +9,8 @@ Our maps, each also for IPv6 with a `6` after its name (text of the table: `rule
     be      VIP, slot in the bits of the mark -> backend
     picks   VIP, share -> slot in the bits of the mark; how the kernel chooses by itself
     vips    VIP -> the chain that draws one of so many shares; without it the VIP is refused
-    hot     VIPs that the kernel has for itself, of whose connections few are reported
+    hot     VIPs that the kernel has for itself, of whose connections all is reported
+    busy    the same with so many connections that few are reported
 """
 
 import ipaddress
@@ -77,12 +78,13 @@ class Placed(NamedTuple):
 
     backends: slot, address, port; those that drain too. shares: slots that the kernel chooses
     from, one is as likely as another; empty: nobody is open, and the VIP is refused.
-    hot: the kernel alone chooses.
+    hot: the kernel alone chooses. sampled: and tells of few connections.
     """
 
     backends: tuple[tuple[int, str, int], ...]
     shares: tuple[int, ...]
     hot: bool
+    sampled: bool = False
 
 
 @dataclass(slots=True)
@@ -124,22 +126,28 @@ class Work:
 # -- placing ---------------------------------------------------------------------------------------
 
 
-def place(service: Service, closed: Collection[BackendKey] = (), hot: Sequence[int] = ()) -> Placed:
+def place(
+    service: Service,
+    closed: Collection[BackendKey] = (),
+    hot: Sequence[int] = (),
+    sampled: bool = False,
+) -> Placed:
     """What the kernel shall have of a VIP.  closed: who gets no new connections.
-    hot: slots of a VIP that the kernel has for itself, by share; of those that may be chosen."""
+    hot: slots of a VIP that the kernel has for itself, by share. A closed backend has one to be
+    probed by it; who may not be chosen for another reason gets none of them.
+    sampled: it has many connections."""
     protocol = service.vip.protocol
     known = [one for one in service.backends if one.slot]
-    usable = [
-        one for one in known if one.weight > 0 and (protocol, one.address, one.port) not in closed
-    ]
+    taking = [one for one in known if one.weight > 0]
+    usable = [one for one in taking if (protocol, one.address, one.port) not in closed]
     # as user space does: a backend on a lost host is better than none
     usable = [one for one in usable if one.reachable] or usable
-    slots = {one.slot for one in usable}
-    shares = _mended(hot, slots) if hot and slots else ()
+    shares = _mended(hot, {one.slot for one in taking}) if hot and usable else ()
     return Placed(
         backends=tuple((one.slot, one.address, one.port) for one in known),
         shares=shares or share([(one.slot, one.weight) for one in usable]),
         hot=bool(shares),
+        sampled=bool(shares) and sampled,
     )
 
 
@@ -265,7 +273,7 @@ def contents(vip: Vip, placed: Placed, shift: int) -> Iterator[tuple[Key, bytes 
         yield (name, key + _mark(n)), _mark_data(slot << shift)
     yield ("vips" + six, key), _goto(vip.ipv6, len(placed.shares))
     if placed.hot:
-        yield ("hot" + six, key), None
+        yield (("busy" if placed.sampled else "hot") + six, key), None
 
 
 def is_backend(key: Key) -> bool:
@@ -296,7 +304,7 @@ def compare(work: Work, vip: Vip, old: Placed | None, new: Placed | None, shift:
 
 
 class Found(NamedTuple):
-    """An element in words.  number: slot or share, 0 in `vips` and `hot`."""
+    """An element in words.  number: slot or share, 0 in `vips`, `hot` and `busy`."""
 
     vip: Vip
     number: int

@@ -6,7 +6,7 @@ What changes are elements of its maps, see `rules`.  The way of a first packet:
             user space put into the packet's mark moves into the connection's.  Without one, or
             with one that has no backend any more, a chain `pick-N` draws one of N shares; these
             are made when the first VIP needs them.  Then `report` says which events the
-            connection makes.
+            connection makes: of one that the kernel chose for by itself all, if it is told of.
     -101    the destination becomes the backend's, before nat of others (-100)
     1       `unknown` refuses what goes to an address of named VIPs that nobody has
     99      a source that is not of the outgoing interface becomes one that is
@@ -20,9 +20,13 @@ from collections.abc import Collection, Iterable, Iterator
 from .rules import KernelSettings, pick_chain, shares_of
 
 TABLE = "cairn_l4lb"
-#: Of so many connections of a VIP that the kernel has for itself one is reported.
+#: Of so many connections of a busy VIP that the kernel has for itself one is reported.
 SAMPLE = 16
-_MAPS = ("be", "picks", "vips", "hot")
+#: What is told of a connection that user space has not seen.
+WHOLE = "new,reply,destroy"
+#: How names of sets begin.
+SETS = ("hot", "busy")
+_MAPS = ("be", "picks", "vips", *SETS)
 #: Chains with a hook: name -> kind, hook, priority.
 _HOOKED = {
     "prerouting": ("filter", "prerouting", -149),
@@ -129,7 +133,8 @@ def _maps(settings: KernelSettings) -> Iterator[str]:
         drawn = f"{ip} daddr . meta l4proto . th dport . numgen random mod 2"
         yield f"map picks{six} {{ typeof {drawn} : meta mark; }}"
         yield f"map vips{six} {{ type {vip} : verdict; }}"
-        yield f"set hot{six} {{ type {vip}; }}"
+        for name in SETS:
+            yield f"set {name}{six} {{ type {vip}; }}"
 
 
 def _pick(settings: KernelSettings, name: str) -> list[str]:
@@ -161,11 +166,12 @@ def _chains(settings: KernelSettings, picks: Collection[str]) -> dict[str, list[
     bits = [1 << n for n in range(32) if settings.mark_mask >> n & 1]
     result = {
         "sample": [
-            f"numgen random mod {SAMPLE} 0 ct event set new,reply,destroy return",
+            f"numgen random mod {SAMPLE} 0 ct event set {WHOLE} return",
             "ct event set 0",
         ],
         "report": [
-            *(f"{vip} @hot{six} goto sample" for vip, _, six in vips),
+            *(f"{vip} @busy{six} goto sample" for vip, _, six in vips),
+            *(f"{vip} @hot{six} ct event set {WHOLE} return" for vip, _, six in vips),
             # an end is told for those that had no answer, and of these the RST itself tells
             f"ct event set {'reply' if settings.retry_refused else 'reply,destroy'}",
         ],

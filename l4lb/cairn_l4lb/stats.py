@@ -82,6 +82,8 @@ class Stats:
         self.closed: set[BackendKey] = set()
         #: Shares of VIPs that the kernel decides, by slot.
         self.promoted: dict[Vip, tuple[int, ...]] = {}
+        #: Those of them that have so many connections that the kernel tells of few.
+        self.sampled: set[Vip] = set()
         #: Of all backends: in the last minute; counts by bound and their sum of all times.
         self.minute = Minute()
         self.latency = [0] * _SIZE
@@ -118,6 +120,7 @@ class Stats:
         self._counters = {}
         self.closed.clear()
         self.promoted.clear()
+        self.sampled.clear()
         return found
 
     def counters(self) -> Mapping[str, int]:
@@ -142,6 +145,7 @@ class Stats:
         for vip in vips:
             self.vips.pop(vip, None)
             self.promoted.pop(vip, None)
+            self.sampled.discard(vip)
 
     def tidy(self, served: Iterable[BackendKey], now: float) -> None:
         """Forget backends that are not `served` any more, after a while."""
@@ -183,12 +187,17 @@ class Stats:
             self.vips[report.vip] = VipStats(report, VipReport(report.vip))
         else:
             stats.now = report
-        if self.promoted.get(report.vip, ()) == report.slots:
+        known = self.promoted.get(report.vip, ()), report.vip in self.sampled
+        if known == (report.slots, report.sampled):
             return False
+        if report.sampled:
+            self.sampled.add(report.vip)
+        else:
+            self.sampled.discard(report.vip)
         if report.slots:
             self.promoted[report.vip] = report.slots
         else:
-            del self.promoted[report.vip]
+            self.promoted.pop(report.vip, None)
         return True
 
 

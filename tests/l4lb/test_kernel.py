@@ -173,6 +173,10 @@ def test_closed_and_hot(host: Namespace, kernel: Kernel) -> None:
     assert "minuteman6 fd01:c::1,tcp:80" not in members(host)
     assert "minuteman 11.0.0.1,tcp:80" in members(host)
     assert kernel.resync() == []
+    kernel.weigh((), {WEB6: (4, 4, 5, 6)}, {WEB6})
+    assert "fd01:c::1" not in host.run("nft", "list", "set", "inet", "cairn_l4lb", "hot6")
+    assert "fd01:c::1" in host.run("nft", "list", "set", "inet", "cairn_l4lb", "busy6")
+    assert kernel.resync() == []
     kernel.weigh((), {})
     assert_programmed(kernel, ALL)
 

@@ -115,7 +115,10 @@ def test_a_hot_vip_has_the_shares_it_was_given_but_for_those_that_may_not_be_cho
     assert place(service, hot=(1, 2, 2, 3)) == Placed(
         tuple((n, f"10.0.0.{n}", 8080) for n in (1, 2, 3)), (1, 2, 2, 3), True
     )
-    assert place(service, closed(2), (1, 2, 2, 3)).shares == (1, 1, 3, 3)
+    # whoever gave the shares knows who is closed, and has it probed by one
+    assert place(service, closed(2), (1, 2, 3, 3)).shares == (1, 2, 3, 3)
+    drained = web(backend(1), backend(2, weight=0), backend(3))
+    assert place(drained, hot=(1, 2, 2, 3)).shares == (1, 1, 3, 3)
     # shares that are nobody's: user space decides
     assert not place(service, hot=(8, 9)).hot
     assert not place(service, closed(1, 2, 3), (1, 2)).hot
@@ -128,9 +131,11 @@ def test_a_hot_vip_has_the_shares_it_was_given_but_for_those_that_may_not_be_cho
 @pytest.mark.parametrize(
     ("address", "behind"), [("11.0.0.1", "10.0.0.9"), ("fd01:c::1", "fd00::9")]
 )
-def test_elements_can_be_read_back(protocol: Any, address: str, behind: str) -> None:
+@pytest.mark.parametrize("busy", [False, True])
+def test_elements_can_be_read_back(protocol: Any, address: str, behind: str, busy: bool) -> None:
     vip = Vip(protocol, address, 65535)
-    placed = place(Service(vip, backends=(Backend(behind, 81, slot=4095),)), hot=(4095, 4095))
+    service = Service(vip, backends=(Backend(behind, 81, slot=4095),))
+    placed = place(service, hot=(4095, 4095), sampled=busy)
     elements = dict(contents(vip, placed, SHIFT))
     assert read_slots(elements, SHIFT) == {vip: {4095: (behind, 81)}}
     texts = {element_text(key, data, SHIFT) for key, data in elements.items()}
@@ -140,12 +145,12 @@ def test_elements_can_be_read_back(protocol: Any, address: str, behind: str) -> 
         f"picks{six} {{ {address} . {protocol} . 65535 . 0 : 0xfff0000 }}",
         f"picks{six} {{ {address} . {protocol} . 65535 . 1 : 0xfff0000 }}",
         f"vips{six} {{ {address} . {protocol} . 65535 : goto pick{six}-2 }}",
-        f"hot{six} {{ {address} . {protocol} . 65535 }}",
+        f"{'busy' if busy else 'hot'}{six} {{ {address} . {protocol} . 65535 }}",
     }
 
 
 @given(
-    st.sampled_from(["be", "be6", "picks", "picks6", "vips", "vips6", "hot", "hot6"]),
+    st.sampled_from(["be", "be6", "picks", "picks6", "vips", "vips6", "hot", "busy6"]),
     st.binary(max_size=40),
 )
 def test_what_is_not_ours_is_shown_and_not_understood(name: str, raw: bytes) -> None:
@@ -201,7 +206,7 @@ class FakeKernel:
                     if one[0].startswith("picks") and one[1].startswith(key[1])
                 ]
                 assert len(picks) == shares
-            if key[0].startswith("hot"):
+            if key[0].startswith(("hot", "busy")):
                 assert found.vip not in self.queued
 
 

@@ -33,7 +33,11 @@ def test_shares_are_told_when_they_change() -> None:
     assert stats.absorb(Report(vips=[VipReport(VIP, slots=(1, 2))]), 0).promoted == {VIP}
     assert not stats.absorb(Report(vips=[VipReport(VIP, slots=(1, 2))]), 0).promoted
     assert stats.promoted == {VIP: (1, 2)}
+    busy = VipReport(VIP, slots=(1, 2), sampled=True)
+    assert stats.absorb(Report(vips=[busy]), 0).promoted == stats.sampled == {VIP}
+    assert not stats.absorb(Report(vips=[busy]), 0).promoted
     assert stats.absorb(Report(vips=[VipReport(VIP)]), 0).promoted == {VIP}
+    assert not stats.sampled
     assert not stats.promoted
 
 

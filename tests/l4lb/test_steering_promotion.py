@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cairn_l4lb.steering.promotion import SAMPLE
 from cairn_l4lb.testing_steering import VIP, World, backend, service, text
 
 
@@ -25,17 +26,11 @@ def test_a_hot_vip_is_left_to_the_kernel_until_it_is_cold() -> None:
     load(world, 800, 2)
     slots = world.vips[VIP].slots
     assert Counter(slots) == {1: 32, 2: 32, 3: 32, 4: 32}
-    # the kernel tells of one in 16; of these half the limit keeps it promoted
-    where = world.open(world.flow())
-    for _ in range(60):
-        for _ in range(300 // 16 // 4 + 1):
-            flow = world.flow()
-            world.begin(flow, where)
-            world.answer(flow, where)
-        world.wait(0.25)
-        world.report()
+    # it tells of each; half the limit keeps it promoted
+    assert not world.vips[VIP].sampled
+    told(world, 300, 15.0)
     assert world.vips[VIP].slots
-    assert world.vips[VIP].rate == pytest.approx(320, rel=0.1)
+    assert world.vips[VIP].rate == pytest.approx(300, rel=0.1)
     world.beats(9.0)
     assert world.vips[VIP].slots
     world.beats(3.0)
@@ -43,18 +38,49 @@ def test_a_hot_vip_is_left_to_the_kernel_until_it_is_cold() -> None:
     assert world.counters["promoted"] == 1
 
 
-def test_a_sample_stands_for_all() -> None:
+def test_only_of_a_busy_vip_a_sample_stands_for_all() -> None:
     world = World(service(1, mode="kernel"))
     world.beats(0.5)
-    where = world.open(world.flow())
-    flow = world.flow()
-    world.begin(flow, where)
-    world.now += 0.003
-    world.answer(flow, where)
-    world.report()
-    one = world.backends[text(where)]
-    assert (one.picks, one.successes, one.pending, sum(one.latency)) == (17, 16, 1, 16)
-    assert world.vips[VIP].picks == 17
+    told(world, 600, 5.0)
+    assert (world.vips[VIP].sampled, world.vips[VIP].picks) == (False, 3000)
+    told(world, 2000, 2.0)
+    assert world.vips[VIP].sampled
+    before, picks = world.backends["10.0.0.1:80"], world.vips[VIP].picks
+    told(world, 640 // SAMPLE, 10.0)
+    one = world.backends["10.0.0.1:80"]
+    assert world.vips[VIP].picks - picks == one.picks - before.picks == 6400
+    assert one.successes - before.successes == 6400
+    assert sum(one.latency) - sum(before.latency) == 6400
+    assert world.vips[VIP].rate == pytest.approx(640, rel=0.1)
+    told(world, 400 // SAMPLE, 5.0)
+    assert not world.vips[VIP].sampled
+
+
+def test_a_dead_backend_of_the_kernels_is_closed_after_its_first_failures() -> None:
+    world = World(service(3, mode="kernel"))
+    world.beats(0.5)
+    dead, *others = [one.decision for one in world.steering._table.vips[VIP].members]
+    for n in range(15):  # one a second, each third of them dropped
+        flow, where = world.flow(), (dead, *others)[n % 3]
+        world.begin(flow, where)
+        if where is not dead:
+            world.answer(flow, where)
+        world.beats(1.0)
+    assert not world.backends[text(dead)].open
+    assert set(world.vips[VIP].slots) == {2, 3}
+
+
+def told(world: World, per_second: int, seconds: float) -> None:
+    """The kernel tells of answered connections at a rate."""
+    where = world.steering._table.vips[VIP].members[0].decision
+    for _ in range(int(seconds * 4)):
+        for _ in range(per_second // 4):
+            flow = world.flow()
+            world.begin(flow, where)
+            world.now += 1e-6
+            world.answer(flow, where)
+        world.wait(0.25)
+        world.report()
 
 
 def test_who_is_closed_or_drained_has_no_share() -> None:
@@ -123,6 +149,9 @@ def test_shares_follow_weights_and_cost() -> None:
         {"sticky_s": 5.0},
         {"locality": "host"},
         {"mode": "mark"},
+        {"policy": "source-hash", "mode": "kernel"},
+        {"sticky_s": 5.0, "mode": "kernel"},
+        {"locality": "host", "mode": "kernel"},
     ],
 )
 def test_what_weights_cannot_say_stays_in_user_space(options: dict[str, Any]) -> None:
@@ -152,7 +181,7 @@ def test_idle_vips_cost_nothing() -> None:
 
 def test_what_the_kernel_does_not_tell_of_is_no_failure() -> None:
     world = World(service(2), promote_per_s=400.0)
-    load(world, 800, 2)
+    load(world, 2000, 2)
     # on their way through user space when the kernel took over: no events
     for _ in range(100):
         world.open(world.flow())
@@ -167,13 +196,15 @@ def test_what_the_kernel_does_not_tell_of_is_no_failure() -> None:
     world.report()
     assert not world.backends[text(where)].open
     # and when user space takes over again
-    world.beats(13.0)
+    world.beats(14.0)
     assert world.vips[VIP].slots == ()
 
 
 def test_silence_counts_again_after_the_kernel_gave_it_back() -> None:
     world = World(service(1, mode="kernel"))
     world.beats(0.5)
+    told(world, 2000, 2.0)
+    assert world.vips[VIP].sampled
     world.update(service(1, mode="mark"))
     world.beats(0.25)
     assert world.vips[VIP].slots == ()

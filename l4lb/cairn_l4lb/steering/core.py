@@ -9,7 +9,6 @@ from cairn_l4lb.members import Decision, State
 
 from . import explain
 from .flows import ANSWERED, MAX_FLOWS, TCP, UDP, WAITING, Flow, Flows
-from .promotion import SAMPLE
 from .table import Table
 from .vips import VipState
 
@@ -343,7 +342,7 @@ class Steering:
         if vip is None or member is None:
             return
         flow = Flow(protocol, key, vip, member, -1, now)
-        flow.count = SAMPLE if vip.promotion.slots else 1
+        flow.count = vip.promotion.count
         vip.picks += flow.count
         vip.promotion.seen += flow.count
         self._table.tell_vip(vip)

@@ -14,7 +14,10 @@ from cairn_l4lb.model import Mode, Policy
 RATE_S = 1.0
 #: A promoted VIP has less than half of the limit for so long before user space chooses again.
 COLD_S = 10.0
-#: Of a promoted VIP the kernel reports one connection in so many.
+#: A promoted VIP with more connections a second than this is sampled, until it has less than half.
+#: Below, each one is told of, as a dead backend shall be known by its first few.
+BUSY_PER_S = 1000.0
+#: Of a sampled VIP the kernel reports one connection in so many.
 SAMPLE = 16
 #: The kernel may go on for so long with what it did before, seconds.
 GRACE_S = 1.0
@@ -25,14 +28,24 @@ TRICKLE = 1e-9
 
 
 class Promotion:
-    """Of one VIP.  seen: connections since the last step. slots: () while user space chooses."""
+    """Of one VIP.  seen: connections since the last step. slots: () while user space chooses.
+    sampled: the kernel tells of one in `SAMPLE`."""
 
-    __slots__ = ("_cold_since", "_factors", "_left_at", "promoted", "rate", "seen", "slots")
+    __slots__ = (
+        "_cold_since",
+        "_factors",
+        "_left_at",
+        "promoted",
+        "rate",
+        "sampled",
+        "seen",
+        "slots",
+    )
 
     def __init__(self) -> None:
         self.rate = 0.0
         self.seen = 0
-        self.promoted = False
+        self.promoted = self.sampled = False
         self.slots: tuple[int, ...] = ()
         self._cold_since: float | None = None
         self._factors: Mapping[int, float] = {}
@@ -48,8 +61,8 @@ class Promotion:
         if self.rate < 0.01:
             self.rate = 0.0
         if mode == "kernel":
-            self.promoted = True
-        elif mode != "auto" or not limit or not _promotable(rules):
+            self.promoted = promotable(rules)
+        elif mode != "auto" or not limit or not promotable(rules):
             self.promoted = False
         elif not self.promoted:
             self.promoted = self.rate > limit
@@ -64,13 +77,18 @@ class Promotion:
     def unheard(self, started: float) -> bool:
         """Whether answers to a connection that user space gave away then may not be told.
 
-        The kernel tells of a sample of a promoted VIP's connections, and some were on their way
-        through user space when that began or ended.
+        The kernel tells of few connections of a sampled VIP, and some were on their way through
+        user space when that began or ended.
         """
-        return bool(self.slots) or started < self._left_at + GRACE_S
+        return self.sampled or started < self._left_at + GRACE_S
+
+    @property
+    def count(self) -> int:
+        """Connections that one that the kernel tells of stands for."""
+        return SAMPLE if self.sampled else 1
 
     def assign(self, source: Pool, rules: Rules, refuse: bool, count: int, now: float) -> bool:
-        """Compute `slots` anew.  Whether they changed.
+        """Compute `slots` and `sampled` anew.  Whether they changed.
 
         refuse: with all backends closed user space refuses and probes, the kernel could not.
         """
@@ -87,13 +105,14 @@ class Promotion:
                 weights = {slot: weight * self._factors[slot] for slot, weight in weights.items()}
             weights |= {one.slot: TRICKLE for one in source.probes if one.slot}
             new = assign(weights, count, self.slots)
-        changed = new != self.slots
-        if self.slots and not new:
+        sampled = bool(new) and self.rate > BUSY_PER_S / (2 if self.sampled else 1)
+        changed = new != self.slots or sampled != self.sampled
+        if self.sampled and not sampled:
             self._left_at = now
-        self.slots = new
+        self.slots, self.sampled = new, sampled
         return changed
 
 
-def _promotable(rules: Rules) -> bool:
+def promotable(rules: Rules) -> bool:
     """Whether the kernel can do the same by weights."""
     return rules.policy in PROMOTABLE and not rules.sticky_s and rules.locality == "none"

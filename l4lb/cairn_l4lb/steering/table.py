@@ -87,7 +87,7 @@ class Table:
     def _remove(self, vip: VipState, now: float) -> list[State]:
         key = vip.service.vip
         left = vip.serve(Service(key), (), self._place, now)
-        vip.promotion.slots = ()
+        vip.promotion.slots, vip.promotion.sampled = (), False
         vip.sticky.clear()
         self.tell_vip(vip)
         self.busy.discard(vip)

@@ -198,6 +198,7 @@ class VipState:
             self.failovers,
             promotion.rate,
             promotion.slots,
+            promotion.sampled,
         )
 
 
