@@ -16,8 +16,8 @@ class Decision(NamedTuple):
 
     slot: the backend's number within the VIP, for the mark. address, port: of the backend, as on
     the wire. again: another backend had the connection before, delete its conntrack entry first.
-    mode: `mark` or `ctnetlink`. hedge_s: after so long without answer `tick` may name the flow;
-    0: not.
+    mode: `mark`, `ctnetlink`, or `refuse` for `REFUSE`. hedge_s: after so long without answer
+    `tick` may name the flow; 0: not.
     """
 
     slot: int
@@ -26,6 +26,10 @@ class Decision(NamedTuple):
     again: bool
     mode: str
     hedge_s: float
+
+
+#: No backend may have a connection that one had: without its entry and a mark it is refused.
+REFUSE = Decision(0, b"", 0, True, "refuse", 0.0)
 
 
 class Watcher(Protocol):

@@ -1,6 +1,8 @@
 """What becomes of a packet in a queue: the rules between NFQUEUE, conntrack and `steering`.
 
     SYN, first datagram   go on with the slot of their backend as mark
+    SYN again             the same with another backend's, or without when all are closed: it had
+                          none that answered, so its entry is deleted
     RST to a SYN          vanishes while another backend has not been tried; the SYN is sent again
     our own SYN again     goes on with the mark that it has
     anything else         goes on as it is
@@ -108,7 +110,9 @@ class Verdicts:
                 self._kernel.delete(protocol, flow)
             else:
                 before = conntrack.delete(protocol, flow)
-        if protocol == TCP:
+        if mode == "refuse":
+            self.answered(flow)
+        elif protocol == TCP:
             if self._keep or hedge_s:
                 self._remember(flow, payload, mark, decision, now)
             if mode == "ctnetlink" and self._create(flow, decision):

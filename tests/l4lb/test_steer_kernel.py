@@ -209,6 +209,34 @@ async def test_a_client_hears_of_it_when_all_backends_refuse(place: Site, server
         assert load.seconds < 5.0
 
 
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_nobody_hangs_at_backends_that_are_closed(place: Site, where: str) -> None:
+    place.blackhole(place.backends[0])
+    settings = replace(SETTINGS, failure_limit=1, probe_s=0.2)
+    async with balanced(place, settings=settings) as made:
+        only = Service(VIP, backends=made.services[0].backends[:1])
+        made.services[0] = only
+        made.kernel.grow([only])
+        made.steer.send(Update([only]))
+        assert await made.steer.settle()
+        made.kernel.shrink()
+
+        def closed() -> bool:
+            made.kernel.weigh(
+                [one.backend for each in made.reports for one in each.backends if not one.open], {}
+            )
+            return made.counter("timeouts") > 0
+
+        # it is refused too, when it asks again
+        first = asyncio.create_task(made.connect(where=where, count=1))
+        await made.until(closed)
+        load = await made.connect(where=where, count=30, threads=3)
+        assert (load.connections, load.failures) == (0, {"ECONNREFUSED": 30})
+        assert load.seconds < 15.0
+        assert (await first).failures == {"ECONNREFUSED": 1}
+        await made.until(lambda: made.counter("probes") > 0)
+
+
 async def test_no_connection_fails_when_the_process_is_killed(
     place: Site, servers: Servers
 ) -> None:

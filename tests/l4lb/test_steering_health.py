@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from cairn_l4lb.members import REFUSE
 from cairn_l4lb.model import Vip
 from cairn_l4lb.testing_steering import VIP, World, backend, service, text
 
@@ -227,3 +228,39 @@ def test_each_closed_backend_is_probed_in_its_own_time() -> None:
     world.wait(0.1)
     assert text(world.open(world.flow())) == text(first)
     assert world.syn(world.flow()) is None
+
+
+def test_who_probed_in_vain_is_refused_when_it_asks_again() -> None:
+    world = World(service(2))
+    world.fail("10.0.0.1:80")
+    world.fail("10.0.0.2:80")
+    flow = world.flow()
+    world.open(flow)  # a spare probe
+    world.wait(1.0)
+    assert world.open(flow) == REFUSE
+    assert (world.pending(), world.vips[VIP].refused) == (0, 1)
+    # whoever does not hear of it is told again
+    world.wait(2.0)
+    assert world.open(flow) == REFUSE
+    # and has a backend as soon as there is one
+    world.wait(37.0)
+    world.connect()
+    assert world.open(flow).slot
+
+
+def test_without_backends_a_waiting_client_is_refused_too() -> None:
+    world = World(service(1))
+    flow = world.flow()
+    world.open(flow)
+    world.update(service(backends=[]))
+    world.wait(1.0)
+    assert world.open(flow) == REFUSE
+
+
+def test_whoever_shall_not_be_refused_keeps_trying() -> None:
+    world = World(service(1), refuse_closed=False)
+    world.fail("10.0.0.1:80")
+    flow = world.flow()
+    first = world.open(flow)
+    world.wait(1.0)
+    assert world.open(flow) == first

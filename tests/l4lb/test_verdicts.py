@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cairn_l4lb import conntrack, netlink, nfqueue, packets
 from cairn_l4lb.channel import SteerSettings, Update
 from cairn_l4lb.conntrack import Entry
-from cairn_l4lb.model import Backend, Options, Service, Vip
+from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
 from cairn_l4lb.steering import Steering
 from cairn_l4lb.verdicts import MAX_KEPT, Verdicts
 
@@ -127,6 +127,21 @@ def test_a_repeated_syn_goes_elsewhere_once_its_entry_is_deleted() -> None:
     _, second, deleted = rig.take(tcp(1000), AGAIN_S)
     assert {first, second} == {1, 2}
     assert deleted
+
+
+@pytest.mark.parametrize("mode", ["mark", "ctnetlink"])
+def test_who_cannot_be_served_goes_on_without_entry_and_mark(mode: Mode) -> None:
+    rig = Rig(backends=1, options=Options(mode=mode))
+    for port in range(1000, 1006):
+        rig.take(tcp(port))
+    rig.steering.tick(AGAIN_S)
+    rig.kernel.told.clear()
+    assert rig.take(tcp(1000), AGAIN_S, mark=FOREIGN) == (nfqueue.ACCEPT, 0, True)
+    assert rig.kernel.told == []
+    # what refuses it is the kernel, and that is the client's to hear
+    refusal = ipv4(ADDRESS, CLIENT, 80, 1000, packets.RST, 0)
+    assert rig.take(refusal, AGAIN_S) == (nfqueue.ACCEPT, None, False)
+    assert rig.kernel.told == []
 
 
 def test_a_connection_that_was_answered_meanwhile_stays() -> None:

@@ -5,7 +5,7 @@ from random import Random
 from cairn_l4lb.channel import Answer, Question, Report, SteerSettings, Update
 from cairn_l4lb.choose import Reason, another, took
 from cairn_l4lb.health import JITTER
-from cairn_l4lb.members import Decision, State
+from cairn_l4lb.members import REFUSE, Decision, State
 
 from . import explain
 from .flows import ANSWERED, MAX_FLOWS, TCP, UDP, WAITING, Flow, Flows
@@ -97,8 +97,7 @@ class Steering:
         if not vip.dirty:
             self._table.tell_vip(vip)
         if reason is None:
-            vip.refused += 1
-            self._counters["no_backend"] += 1
+            self._refuse(vip)
             return None
         member = reason[1]
         vip.note(client, reason, now)
@@ -221,7 +220,19 @@ class Steering:
             self._counters["timeouts"] += known.count
         self._failed(known, now)
         decision = self._move(known, "repeated", now)
-        return known.member.decision if decision is None else decision
+        if decision is not None:
+            return decision
+        vip = known.vip
+        if explain.refuses(vip.fresh(now), self._settings.refuse_closed):
+            # it was the probe, say: without its entry it meets what every other client does
+            self._refuse(vip)
+            return REFUSE
+        return known.member.decision
+
+    def _refuse(self, vip: VipState) -> None:
+        vip.refused += 1
+        self._counters["no_backend"] += 1
+        self._table.tell_vip(vip)
 
     def _move(self, flow: Flow, why: str, now: float) -> Decision | None:
         """Give an unanswered flow to a backend that it has not tried; None: there is none."""

@@ -28,10 +28,15 @@ def choose(
         return ("sticky", member, None, 0.0, 0.0)
     if pool.probes:
         return ("probe", pool.probes[0], None, 0.0, 0.0)
-    if pool.kind == OTHER and (refuse_closed or not pool.members):
+    if refuses(pool, refuse_closed):
         spare = pool.spare(now)
         return None if spare is None else ("probe", spare, None, 0.0, 0.0)
     return vip.pick(pool, client, rng, now)
+
+
+def refuses(pool: Pool, refuse_closed: bool) -> bool:
+    """Whether clients are refused, but for those that probe."""
+    return pool.kind == OTHER and (refuse_closed or not pool.members)
 
 
 def answer(
