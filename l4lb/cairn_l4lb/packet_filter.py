@@ -8,12 +8,15 @@
     filter  OUTPUT, FORWARD      what still has a VIP as destination found no backend -> REJECT
 
 The first and last are the original's (dcos/minuteman src/iptables.erl) but for the answer and the
-bypass, see `KernelSettings`.  A rule is ours when it names one of our sets and has one of our two
-targets, or when its comment is our name.
+bypass, see `KernelSettings`.
+
+A rule is ours when it is in one of these chains, and its whole comment is our name, or it sends
+what one of our sets has to one of our two targets, on no condition that ours do not have.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from .rules import SETS, KernelSettings
@@ -22,10 +25,19 @@ from .rules import SETS, KernelSettings
 COMMENT = "cairn-l4lb"
 TABLES = ("raw", "mangle", "filter")
 _SYN = "--tcp-flags FIN,SYN,RST,ACK SYN"
-_OURS = re.compile(
-    rf"--match-set (?:{'|'.join(map(re.escape, SETS.values()))}) .*-j (?:NFQUEUE|REJECT)\b"
-    rf'|--comment "?{COMMENT}"?(?: |$)'
-)
+_CHAINS = {
+    "raw": {"PREROUTING", "OUTPUT"},
+    "mangle": {"PREROUTING", "INPUT", "FORWARD", "OUTPUT"},
+    "filter": {"FORWARD", "OUTPUT"},
+}
+#: What rules of ours, or of an earlier version, that name a set may ask and say.
+_OPTIONS = {
+    "-p", "-m", "--match-set", "--tcp-flags", "--ctstatus", "-j",
+    "--queue-balance", "--queue-num", "--queue-bypass", "--reject-with",
+}  # fmt: skip
+#: A line break, a quoted part or a plain one of what iptables prints; comments may hold the first.
+_PART = re.compile(r'(\n)|"((?:[^"\\]|\\.)*)"|([^\s"]+)', re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Rule(NamedTuple):
@@ -37,13 +49,20 @@ class Rule(NamedTuple):
     text: str
 
 
-def desired(settings: KernelSettings) -> list[Rule]:
-    """All our rules."""
+def desired(settings: KernelSettings, without: Collection[str] = ()) -> list[Rule]:
+    """All our rules.  without: sets that no rule may name."""
     return [
         rule
         for ipv6 in ((False, True) if settings.ipv6 else (False,))
         for rule in _of(settings, ipv6)
+        if set_of(rule) not in without
     ]
+
+
+def set_of(rule: Rule) -> str:
+    """The set of ours that a rule of ours names; empty: none."""
+    words = rule.text.split()
+    return words[words.index("--match-set") + 1] if "--match-set" in words else ""
 
 
 def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
@@ -78,11 +97,42 @@ def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
 def parse(saved: str, ipv6: bool, table: str) -> list[Rule]:
     """The rules of ours in what `iptables -t TABLE -S` printed."""
     result = []
-    for line in saved.splitlines():
-        if line.startswith("-A ") and _OURS.search(line):
-            _, chain, text = line.split(" ", 2)
-            result.append(Rule(ipv6, table, chain, text.strip()))
-    return result
+    for text, words in _lines(saved):
+        if words[0] == "-A" and words[1] in _CHAINS[table] and _is_ours(words[2:]):
+            result.append(Rule(ipv6, table, words[1], text.split(" ", 2)[2]))
+    # what iptables-restore could not be told to delete
+    return [rule for rule in result if "\n" not in rule.text]
+
+
+def _lines(saved: str) -> Iterator[tuple[str, list[str]]]:
+    """Each line of more than one word, and its words as a shell has them."""
+    words: list[str] = []
+    begin = 0
+    for part in _PART.finditer(saved + "\n"):
+        line_break, quoted, plain = part.groups()
+        if line_break is None:
+            words.append(plain if quoted is None else _ESCAPED.sub(r"\1", quoted))
+            continue
+        if len(words) > 1:
+            yield saved[begin : part.start()].strip(), words
+        words, begin = [], part.end()
+
+
+def _is_ours(words: Sequence[str]) -> bool:
+    """Whether a rule of a chain of ours is ours."""
+    values = dict(pairwise(words))
+    if "--comment" in words:
+        return values["--comment"] == COMMENT
+    if words.count("--match-set") != 1:
+        return False
+    at = words.index("--match-set")
+    return (
+        words[at - 1] != "!"
+        and words[at + 1] in SETS.values()
+        and words[at + 2] == "dst,dst"
+        and values.get("-j") in ("NFQUEUE", "REJECT")
+        and {word for word in words if word.startswith("-")} <= _OPTIONS
+    )
 
 
 def changes(actual: Sequence[Rule], wanted: Sequence[Rule]) -> list[tuple[str, Rule]]:

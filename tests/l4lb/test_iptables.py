@@ -1,6 +1,18 @@
 """The rules of iptables: which there are, and which of those found are ours."""
 
-from cairn_l4lb.packet_filter import Rule, changes, command_line, desired, parse, restore
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairn_l4lb.packet_filter import (
+    COMMENT,
+    Rule,
+    changes,
+    command_line,
+    desired,
+    parse,
+    restore,
+)
 from cairn_l4lb.rules import KernelSettings
 
 STRICT = KernelSettings(
@@ -71,6 +83,69 @@ def test_duplicates_and_other_variants_go_and_strangers_stay() -> None:
         ("-D", Rule(False, "raw", "OUTPUT", f"{right} --queue-bypass")),
         ("-D", Rule(False, "raw", "OUTPUT", right)),
     ]
+
+
+OURS = f"-A OUTPUT {SYN} -j REJECT --reject-with tcp-reset"
+FOREIGN = [
+    '-A INPUT -p tcp -m comment --comment "cairn-l4lb exception for ssh" -j ACCEPT',
+    '-A OUTPUT -m comment --comment "cairn-l4lb exception for ssh" -j ACCEPT',
+    '-A OUTPUT -m comment --comment "see --comment cairn-l4lb in the wiki" -j ACCEPT',
+    '-A OUTPUT -m comment --comment "was --match-set minuteman dst,dst, now -j REJECT" -j DROP',
+    '-A OUTPUT -m comment --comment "a \\"--comment cairn-l4lb\\" b" -j DROP',
+    f'-A OUTPUT -m comment --comment "a\n{OURS}\n" -j DROP',
+    '-A OUTPUT -m comment --comment "a\n-A OUTPUT -m comment --comment cairn-l4lb -j DROP" -j DROP',
+    f'-A OUTPUT {SYN} -m comment --comment "mine" -j REJECT',
+    "-A MYCHAIN -m set --match-set minuteman src,dst -j REJECT",
+    f"-A MYCHAIN {SYN} -j REJECT --reject-with tcp-reset",
+    "-A MYCHAIN -m comment --comment cairn-l4lb -j ACCEPT",
+    "-A INPUT -m comment --comment cairn-l4lb -j ACCEPT",
+    "-A OUTPUT -m set --match-set minuteman src,dst -j REJECT",
+    "-A OUTPUT -m set --match-set minuteman dst -j REJECT",
+    "-A OUTPUT -m set ! --match-set minuteman dst,dst -j REJECT",
+    "-A OUTPUT -m set --match-set minuteman dst,dst -m set --match-set mine src -j REJECT",
+    "-A OUTPUT -m set --match-set minuteman dst,dst -j REJECTED",
+    "-A OUTPUT -m set --match-set minuteman dst,dst -g REJECT",
+    "-A OUTPUT -s 10.1.0.0/16 -m set --match-set minuteman dst,dst -j REJECT",
+    "-A OUTPUT -m owner --uid-owner 7 -m set --match-set minuteman dst,dst -j REJECT",
+    '-A OUTPUT -m string --string "--match-set minuteman dst,dst" --algo bm -j REJECT',
+]
+
+
+@pytest.mark.parametrize("line", FOREIGN)
+def test_rules_of_others_that_speak_of_us_are_theirs(line: str) -> None:
+    assert [rule.text for rule in parse(f"{line}\n{OURS}\n", False, "filter")] == [
+        OURS.removeprefix("-A OUTPUT ")
+    ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "-A OUTPUT -p tcp -m set --match-set minuteman dst,dst -j REJECT",
+        f"-A OUTPUT {SYN} -j NFQUEUE --queue-num 50 --queue-bypass",
+        "-A FORWARD -m comment --comment cairn-l4lb -j ACCEPT",
+        '-A FORWARD -m comment --comment "cairn-l4lb" -j ACCEPT',
+    ],
+)
+def test_rules_of_other_versions_of_ours_are_ours(line: str) -> None:
+    assert len(parse(line, False, "filter")) == 1
+
+
+words = st.sampled_from(
+    ["--comment", "cairn-l4lb", "--match-set", "minuteman", "dst,dst", "-j", "REJECT", "NFQUEUE",
+     "\n", "-A", "OUTPUT", OURS, '"', "'", "\\", "\x0b", "\u2028", " "]
+)  # fmt: skip
+
+
+comments = st.lists(words | st.text(max_size=3)).map(" ".join)
+
+
+@given(comment=comments.filter(lambda text: text != COMMENT))
+def test_no_other_comment_makes_a_rule_ours(comment: str) -> None:
+    quoted = "".join(f"\\{one}" if one in "\"\\'" else one for one in comment)  # as iptables does
+    line = f'-A OUTPUT -m comment --comment "{quoted}" -j REJECT'
+    found = [rule.text for rule in parse(f"{OURS}\n{line}\n{OURS}\n", False, "filter")]
+    assert found == [OURS.removeprefix("-A OUTPUT ")] * 2
 
 
 def test_one_table_is_changed_at_once() -> None:
