@@ -129,8 +129,9 @@ class Question(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """backend: None would be refused. reasons: one line each, in the order of the rules. recent:
-    the latest decisions for this VIP, newest first: client, backend, reason, seconds ago."""
+    """backend: None where it would be refused, or nobody can say. reasons: one line each, in the
+    order of the rules; the last one says which backend, or why none. recent: the latest decisions
+    for this VIP, newest first: client, backend, reason, seconds ago."""
 
     number: int
     backend: str | None = None

@@ -301,9 +301,15 @@ def maglev_hash(source: Pool, client: bytes, rng: Random, now: float) -> Reason:
 
 
 def another(
-    source: Pool, tried: Container[Member], rules: Rules, rng: Random, now: float
+    source: Pool,
+    tried: Container[Member],
+    rules: Rules,
+    rng: Random,
+    now: float,
+    client: bytes = b"",
 ) -> Member | None:
-    """A backend that is open and not among `tried`: two drawn, the cheaper one.  Costs O(n)."""
+    """A backend that is open and not among `tried`: two drawn, the cheaper one.  Costs O(n).
+    client: whoever belongs to a backend shall get the same one each time."""
     if source.kind == OTHER:
         return None
     left = [one for one in source.members if one not in tried and not one.state.gate.closed]
@@ -312,6 +318,8 @@ def another(
     if not left:
         return None
     made = Pool(left, left, [one.share for one in left], source.kind)
+    if client and rules.policy in BY_CLIENT:
+        return source_hash(made, client, rng, now)[1]
     pick = p2c_pending if rules.cost == "pending" else p2c_peak_ewma
     return pick(made, b"", rng, now)[1]
 

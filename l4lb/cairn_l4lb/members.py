@@ -42,6 +42,8 @@ class State:
     """What is known of a backend, whatever VIP it serves: one socket answers for all of them.
 
     source: address and port as on the wire, as the reply direction of its flows begins.
+    itself: address of a container with one of its own, empty for others. As a client it cannot
+    always reach itself: a bridge may not send a packet back to where it came from.
     pending: connections that were neither answered nor given up. dirty: has news to report.
     watchers: VIPs that it serves.
     """
@@ -52,6 +54,7 @@ class State:
         "ewma",
         "failures",
         "gate",
+        "itself",
         "key",
         "latency",
         "latency_sum_s",
@@ -69,6 +72,7 @@ class State:
         self.text = endpoint(backend.address, backend.port)
         self.address = ip_address(backend.address).packed
         self.port = backend.port
+        self.itself = b""
         self.source = self.address + backend.port.to_bytes(2, "big")
         self.gate = Gate()
         self.ewma = PeakEwma(now)
@@ -150,6 +154,8 @@ class Member:
         self.near = near
         self.reachable = backend.reachable
         state = self.state
+        host = backend.agent_address in ("", backend.address)
+        state.itself = b"" if host else state.address
         self.decision = Decision(self.slot, state.address, state.port, False, mode, hedge_s)
         self.other = self.decision._replace(again=True)
 

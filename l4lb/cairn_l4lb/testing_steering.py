@@ -20,6 +20,11 @@ def backend(number: int, **more: Any) -> Backend:
     return Backend(f"10.0.{number // 256}.{number % 256}", 80, **more)
 
 
+def container(number: int, **more: Any) -> Backend:
+    """The same, with an address of its own on its host."""
+    return backend(number, agent_address="10.99.0.1", **more)
+
+
 def service(count: int = 2, *, vip: Vip = VIP, backends: Any = None, **options: Any) -> Service:
     """A VIP with so many equal backends, or these."""
     every = tuple(backend(number + 1) for number in range(count)) if backends is None else backends

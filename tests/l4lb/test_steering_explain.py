@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn_l4lb.model import Vip
-from cairn_l4lb.testing_steering import World, backend, service, text
+from cairn_l4lb.testing_steering import World, backend, container, service, text
 
 
 def test_the_answer_says_what_would_be_and_why() -> None:
@@ -60,15 +61,48 @@ def test_each_rule_is_named() -> None:
     assert answer.backend == "10.0.0.2:80"
     assert answer.reasons[-1] == "sticky: 10.0.0.2:80"
     assert any(line.startswith("locality: host") for line in answer.reasons)
-    world = World(service(3, mode="kernel", policy="round-robin"))
-    world.beats(0.5)
-    assert any(line.startswith("the kernel chooses") for line in world.explain().reasons)
     world = World(service(2, cost="peak-ewma"))
     world.fail("10.0.0.1:80")
     world.connect()
     assert any("closed for 3" in line and "400 ms" in line for line in world.explain().reasons)
     world.wait(40.0)
     assert world.explain().reasons[-1] == "probe: 10.0.0.1:80"
+
+
+def test_the_kernels_choice_is_not_foretold() -> None:
+    world = World(service(backends=[backend(1, weight=3), backend(2)], mode="kernel"))
+    world.beats(0.5)
+    answer = world.explain()
+    assert answer.backend is None
+    assert answer.reasons[-3:] == [
+        "10.0.0.1:80: 96 of 128 shares",
+        "10.0.0.2:80: 32 of 128 shares",
+        "the kernel chooses, by these shares",
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"policy": "source-hash"}, {"policy": "maglev"}, {"sticky_s": 9.0}]
+)
+def test_what_depends_on_the_client_is_not_said_without_one(options: dict[str, Any]) -> None:
+    world = World(service(3, **options))
+    for client in ("", "what", "fd00::1"):
+        answer = world.explain(client)
+        assert answer.backend is None
+        assert answer.reasons[-1] == "depends on the client: give its address (--client)"
+    assert world.explain("10.9.0.1").backend
+    # and where the kernel cannot do it, it is said who does
+    world = World(service(3, mode="kernel", **options))
+    world.beats(0.5)
+    answer = world.explain("10.9.0.1")
+    assert answer.backend
+    assert any(line.startswith("not by the kernel, though") for line in answer.reasons)
+
+
+def test_a_container_gets_another_one_than_itself() -> None:
+    world = World(service(backends=[container(1), container(2)], policy="round-robin"))
+    assert {world.explain("10.0.0.1").backend for _ in range(9)} == {"10.0.0.2:80"}
+    assert world.explain("10.0.0.1").reasons[-1].startswith("not itself: 10.0.0.2:80")
 
 
 def test_bad_questions_are_answered() -> None:

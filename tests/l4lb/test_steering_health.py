@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import pytest
+
 from cairn_l4lb.members import REFUSE
 from cairn_l4lb.model import Vip
-from cairn_l4lb.testing_steering import VIP, World, backend, service, text
+from cairn_l4lb.testing_steering import VIP, World, backend, container, service, text
 
 ONE, TWO = "10.0.0.1:80", "10.0.0.2:80"
 OTHER_VIP = Vip("tcp", "11.0.0.9", 80)
@@ -264,3 +266,49 @@ def test_whoever_shall_not_be_refused_keeps_trying() -> None:
     first = world.open(flow)
     world.wait(1.0)
     assert world.open(flow) == first
+
+
+def test_a_container_that_cannot_reach_itself_closes_nothing() -> None:
+    world = World(service(backends=[container(1)]))
+    for number in range(8):
+        flow = world.flow(client="10.0.0.1")
+        where = world.open(flow)  # there is no other, and its network may be a good one
+        if number % 2:
+            world.end(flow, where, answered=False)
+        else:
+            world.wait(0.5)
+    # one that nobody knows any more
+    world.end(world.flow(client="10.0.0.1"), where, answered=False)
+    assert world.pending() == 0
+    assert (world.backends[ONE].failures, world.backends[ONE].open) == (0, True)
+    world.fail(ONE)
+    world.report()
+    assert not world.backends[ONE].open
+    # nor does it probe: whoever comes from elsewhere does
+    world.wait(40.0)
+    assert world.syn(world.flow(client="10.0.0.1")) is None
+    world.connect()
+    world.report()
+    assert world.backends[ONE].open
+
+
+@pytest.mark.parametrize("policy", ["p2c", "round-robin", "source-hash", "maglev"])
+def test_a_container_gets_another_one_than_itself(policy: str) -> None:
+    members = [container(1), container(2), container(3, reachable=False)]
+    world = World(service(backends=members, policy=policy))
+    for _ in range(50):
+        assert text(world.connect(world.flow(client="10.0.0.1"))) == TWO
+    # only as long as there is one
+    world.update(service(backends=[members[0], members[2]], policy=policy))
+    assert text(world.connect(world.flow(client="10.0.0.1"))) == ONE
+
+
+def test_a_host_reaches_itself() -> None:
+    world = World(service(backends=[backend(1, agent_address="10.0.0.1"), container(2)]))
+    found = {text(world.connect(world.flow(client="10.0.0.1"))) for _ in range(9)}
+    assert found == {ONE, TWO}
+    world = World(service(backends=[backend(1, agent_address="10.0.0.1")]))
+    flow = world.flow(client="10.0.0.1")
+    world.end(flow, world.open(flow), answered=False)
+    world.report()
+    assert world.backends[ONE].failures == 1

@@ -154,7 +154,7 @@ class Steering:
             if known is not None:
                 self._ended(known, reply_source, status, now)
             elif protocol == TCP and not status & SEEN_REPLY and reply_source in sources:
-                self._fail(sources[reply_source], 1, None, now)
+                self._fail(sources[reply_source], 1, flow, None, now)
         elif kind == NEW and (known is None or known.stage != WAITING):
             self._kernel_chose(protocol, flow, reply_source, now)
 
@@ -194,7 +194,7 @@ class Steering:
         took(pool, reason, now)
         if vip.rules.sticky_s:
             vip.stick(client, member, now)
-        if member.state.gate.closed:
+        if member.state.gate.closed and member.state.itself != client:
             self._probe(member.state, now)
         self._counters[_KINDS[pool.kind]] += 1
         return reason
@@ -306,14 +306,14 @@ class Steering:
         self._settle(flow)
         self._flows.unanswered(flow, now)
         if flow.protocol == TCP:
-            self._fail(flow.member.state, flow.count, now - flow.started, now)
+            self._fail(flow.member.state, flow.count, flow.key, now - flow.started, now)
             self._blame(flow, now)
 
     def _blame(self, flow: Flow, now: float) -> None:
         """The backend that a hedge left did not answer either."""
         if flow.hedged is not None:
             (member, waited), flow.hedged = flow.hedged, None
-            self._fail(member.state, flow.count, waited, now)
+            self._fail(member.state, flow.count, flow.key, waited, now)
 
     def _answered(self, flow: Flow, reply_source: bytes, now: float) -> None:
         """It was answered, by the backend that has it or by an earlier one."""
@@ -374,8 +374,10 @@ class Steering:
             self._urgent = True
             self._changed(state, True, now)
 
-    def _fail(self, state: State, count: int, waited: float | None, now: float) -> None:
+    def _fail(self, state: State, count: int, key: bytes, waited: float | None, now: float) -> None:
         """A backend did not answer; a quick refusal is as dear as a silence."""
+        if state.itself and key.startswith(state.itself):
+            return  # its network may be one that cannot lead it back to itself
         settings = self._settings
         state.failures += count
         if waited is not None:

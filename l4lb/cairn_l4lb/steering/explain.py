@@ -1,13 +1,15 @@
 """One decision by all rules, and the same in words."""
 
+from collections import Counter
 from ipaddress import ip_address
 from random import Random
 
 from cairn_l4lb.channel import Answer, Question
-from cairn_l4lb.choose import OTHER, Pool, Reason
+from cairn_l4lb.choose import BY_CLIENT, OTHER, Pool, Reason, another
 from cairn_l4lb.ewma import PENALTY
 from cairn_l4lb.members import Member
 
+from .promotion import promotable
 from .vips import VipState, clone
 
 _KINDS = (
@@ -23,7 +25,21 @@ def choose(
     """Who gets a connection; None: it is refused.  Changes nothing but the generator.
 
     In this order: whom the client sticks to, a closed backend that is to be probed, the policy.
+    A container gets another one than itself, if any other is open, and does not probe itself.
     """
+    reason = _by_rules(vip, pool, client, rng, refuse_closed, now)
+    if reason is None or reason[1].state.itself != client:
+        return reason
+    itself = reason[1]
+    other = another(pool, (itself,), vip.rules, rng, now, client)
+    if other is not None and other.reachable >= itself.reachable:
+        return ("not itself", other, None, 0.0, 0.0)
+    return None if reason[0] == "probe" else reason
+
+
+def _by_rules(
+    vip: VipState, pool: Pool, client: bytes, rng: Random, refuse_closed: bool, now: float
+) -> Reason | None:
     if vip.rules.sticky_s and (member := vip.stuck(client, now)) is not None:
         return ("sticky", member, None, 0.0, 0.0)
     if pool.probes:
@@ -43,22 +59,54 @@ def answer(
     vip: VipState, question: Question, rng: Random, refuse_closed: bool, now: float
 ) -> Answer:
     """What `packet` would do now, with the same numbers drawn, and why."""
-    try:
-        client = ip_address(question.client).packed
-    except ValueError:
-        client = bytes(16 if vip.service.vip.ipv6 else 4)
+    size = 16 if vip.service.vip.ipv6 else 4
+    client = _packed(question.client, size)
     lines = [_of_backend(one, now) for one in vip.members]
-    if vip.promotion.slots:
-        lines.append("the kernel chooses, by weight: there are many connections, or it is set so")
+    backend = None
+    if vip.mode == "kernel" and not promotable(vip.rules):
+        lines.append("not by the kernel, though it is set so: it cannot follow this policy")
     with vip.looked_at(now) as pool:
-        reason = choose(vip, pool, client, clone(rng), refuse_closed, now)
+        reason = choose(vip, pool, client or bytes(size), clone(rng), refuse_closed, now)
         lines += _rules(vip, pool)
-    lines.append(_refusal(vip) if reason is None else text(reason, vip.rules.cost))
+    if vip.promotion.slots:
+        lines += _shares(vip)
+        lines.append("the kernel chooses, by these shares")
+    elif reason is None:
+        lines.append(_refusal(vip))
+    elif client is None and _by_client(vip):
+        lines.append("depends on the client: give its address (--client)")
+    else:
+        backend = reason[1].text
+        lines.append(text(reason, vip.rules.cost))
     recent = [
         (_address(who), why[1].text, text(why, vip.rules.cost), now - at)
         for at, who, why in reversed(vip.recent or ())
     ]
-    return Answer(question.number, reason and reason[1].text, lines, recent)
+    return Answer(question.number, backend, lines, recent)
+
+
+def _packed(client: str, size: int) -> bytes | None:
+    """An address as on the wire; None for what is none of this size."""
+    try:
+        packed = ip_address(client).packed
+    except ValueError:
+        return None
+    return packed if len(packed) == size else None
+
+
+def _by_client(vip: VipState) -> bool:
+    return vip.rules.sticky_s > 0 or vip.rules.policy in BY_CLIENT
+
+
+def _shares(vip: VipState) -> list[str]:
+    """What the kernel goes by, in words."""
+    slots = vip.promotion.slots
+    counts = Counter(slots)
+    return [
+        f"{one.text}: {counts[one.slot]} of {len(slots)} shares"
+        for one in vip.members
+        if counts[one.slot]
+    ]
 
 
 def text(reason: Reason, cost: str) -> str:
@@ -68,6 +116,8 @@ def text(reason: Reason, cost: str) -> str:
         unit = _pending if cost == "pending" else _latency
         after = ", which had no fewer connections" if here == there else ""
         return f"p2c: {member.text} ({unit(here)}) before {other.text} ({unit(there)}){after}"
+    if rule == "not itself":
+        return f"{rule}: {member.text}, as the client is the container that it would go to"
     if other is not None:  # it had another one before
         return f"{rule}: {member.text} after {other.text}"
     if rule == "least-latency":
