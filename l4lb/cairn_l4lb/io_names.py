@@ -30,7 +30,8 @@ MIN_RETRY_S = 0.1
 #: How often the proxy is asked whether it still has what it was told.
 CHECK_S = 10.0
 TIMEOUT_S = 20.0
-PREFIX = "/v1/vips"
+#: What the proxy has our socket answer.
+PREFIXES = ("/v1/vips", "/v1/metrics/l4lb")
 #: `ns.l4lb.thisdcos.directory` leads to the proxy.
 PROXY_ADDRESSES = ("198.51.100.1",)
 
@@ -159,12 +160,12 @@ class Names:
         self.pushes += 1
 
     async def _mounted(self, http: HttpClient, socket: Path) -> None:
-        wanted = _Mount(PREFIX, str(socket))
         reply = await http.request("GET", f"{BASE}/v1/mounts")
-        if wanted in reply.expect(200).json(list[_Mount]):
-            return
-        reply = await http.request("PUT", f"{BASE}/v1/mounts", json=wanted)
-        reply.expect(200)
+        there = reply.expect(200).json(list[_Mount])
+        for wanted in (_Mount(prefix, str(socket)) for prefix in PREFIXES):
+            if wanted not in there:
+                reply = await http.request("PUT", f"{BASE}/v1/mounts", json=wanted)
+                reply.expect(200)
 
     def _keep(self, generation: int) -> None:
         self._generation = generation
@@ -191,7 +192,8 @@ def _read(file: Path | None) -> int:
 async def forget(socket: Path) -> None:
     """Take the zone and the mount away from the proxy.  Raises Unavailable and RemoteError."""
     async with HttpClient(total_s=TIMEOUT_S, unix_socket=socket) as http:
-        for path, body in ((f"/v1/zones/{ZONE}", None), ("/v1/mounts", {"prefix": PREFIX})):
+        mounts = [("/v1/mounts", {"prefix": prefix}) for prefix in PREFIXES]
+        for path, body in ((f"/v1/zones/{ZONE}", None), *mounts):
             reply = await http.request("DELETE", BASE + path, json=body)
             if reply.status not in (200, 404):
                 raise RemoteError(f"{path}: status {reply.status}")

@@ -96,7 +96,9 @@ async def test_names_are_pushed_and_the_socket_is_mounted(tmp_path: Path) -> Non
         await until(lambda: names.in_step)
         assert ("web.marathon", "AAAA", "fd01:c::1") in there.records()
         assert ("ns", "A", "198.51.100.1") in there.records()
-        assert there.control.mounts == {"/v1/vips": str(tmp_path / "l4lb.sock")}
+        assert there.control.mounts == dict.fromkeys(
+            ("/v1/vips", "/v1/metrics/l4lb"), str(tmp_path / "l4lb.sock")
+        )
         first = there.generation
         names.set(dict(NAMES))
         assert names.in_step  # nothing changed

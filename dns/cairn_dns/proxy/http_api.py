@@ -2,7 +2,7 @@
 
     /v1/version /v1/hosts/{name} /v1/services/{name} /v1/records /v1/nodes /v1/explain/{name}
     /v1/metrics/{registry}; 501: /v1/config /v1/enumerate /lashup/...
-    any other /v1/{word}: the daemon that has mounted it
+    any other /v1/{word} and /v1/metrics/{registry}: the daemon that has mounted it
 
 What the masters know (nodes, records of their zones, explanations) is relayed from them.
 """
@@ -118,7 +118,10 @@ class Api:
     async def metrics(self, request: Request) -> Answer:
         text = self._registries.get(request.params["name"])
         if text is None:
-            raise Refused(404, f"no registry {shorten(request.params['name'], 40)!r}")
+            prefix = f"/v1/metrics/{request.params['name']}"
+            if prefix not in self._mounts:
+                raise Refused(404, f"no registry {shorten(request.params['name'], 40)!r}")
+            return await self._from(prefix, request)
         return Response(body=text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def nodes(self, request: Request) -> Answer:
@@ -198,7 +201,9 @@ class Api:
         """
         if _leads_up(request.path):
             raise Refused(400, f"path: leads up: {shorten(request.path, 80)!r}")
-        prefix = f"/v1/{request.params['name']}"
+        return await self._from(f"/v1/{request.params['name']}", request)
+
+    async def _from(self, prefix: str, request: Request) -> Answer:
         socket = self._mounts.get(prefix)
         if socket is None:
             raise Refused(404, f"nobody answers {shorten(request.path, 80)!r}")

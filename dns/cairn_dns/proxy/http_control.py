@@ -3,7 +3,8 @@
     PUT    /v1/zones/<zone>   {"generation": 7, "ttl": 5, "records": [{"name", "type", "value"}]}
     GET    /v1/zones          generations and sizes        GET /v1/zones/<zone>  the whole zone
     DELETE /v1/zones/<zone>
-    PUT    /v1/mounts         {"prefix": "/v1/vips", "socket": "/run/cairn/l4lb.sock"}
+    PUT    /v1/mounts         {"prefix": "/v1/vips", "socket": "/run/cairn/l4lb.sock"}; a prefix is
+                              /v1/<name>, or /v1/metrics/<name> for a registry of metrics
     GET    /v1/mounts         DELETE /v1/mounts  {"prefix": ...}
 
 What was answered with 200 is on disk and served.
@@ -42,7 +43,9 @@ OWN = frozenset(
         "metrics", "zones", "mounts",
     }
 )  # fmt: skip
-_PREFIX = re.compile(r"/v1/([a-z0-9_-]{1,40})", re.ASCII)
+#: And registries of metrics that are the proxy's.
+OWN_REGISTRIES = frozenset({"dns", "default"})
+_PREFIX = re.compile(r"/v1/(metrics/)?([a-z0-9_-]{1,40})", re.ASCII)
 
 
 class Control:
@@ -146,9 +149,11 @@ class Control:
     async def put_mount(self, request: Request) -> Answer:
         mount = request.json(Mount)
         found = _PREFIX.fullmatch(mount.prefix)
-        if found is None or found[1] in OWN:
+        if found is None or found[2] in (OWN_REGISTRIES if found[1] else OWN):
             raise Refused(
-                400, f"prefix: not /v1/<name> of another daemon: {shorten(mount.prefix, 80)!r}"
+                400,
+                "prefix: not /v1/<name> or /v1/metrics/<name> of another daemon: "
+                f"{shorten(mount.prefix, 80)!r}",
             )
         path = PurePosixPath(mount.socket)
         if str(path.parent) != self._sockets.rstrip("/") or path.name in ("", ".", ".."):

@@ -76,6 +76,8 @@ async def test_a_mount_is_kept_and_can_be_taken_back(tmp_path: Path) -> None:
     [
         ("/v1/hosts", "/run/cairn/x.sock", "prefix"),
         ("/v1/zones", "/run/cairn/x.sock", "prefix"),
+        ("/v1/metrics", "/run/cairn/x.sock", "prefix"),
+        ("/v1/metrics/dns", "/run/cairn/x.sock", "prefix"),
         ("/v1/vips/a", "/run/cairn/x.sock", "prefix"),
         ("/metrics", "/run/cairn/x.sock", "prefix"),
         ("/v1/..", "/run/cairn/x.sock", "prefix"),

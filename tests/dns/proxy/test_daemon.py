@@ -487,6 +487,7 @@ async def test_another_daemon_serves_a_path_of_the_http_interface(tmp_path: Path
 
     router: Router[Handler] = Router()
     router.add("/v1/vips", answer)
+    router.add("/v1/metrics/l4lb", answer)
     other = HttpServer(router)
     path = tmp_path / "other.sock"
     # Only the folder of the daemons may hold mounted sockets.
@@ -508,6 +509,11 @@ async def test_another_daemon_serves_a_path_of_the_http_interface(tmp_path: Path
             try:
                 found = (await proxy.get("/v1/vips/a?q=1%202")).json(object)
                 assert found == {"path": "/v1/vips/a", "q": "1 2"}
+                assert (await proxy.get("/v1/metrics/l4lb")).status == 404
+                registry = mount | {"prefix": "/v1/metrics/l4lb"}
+                assert (await proxy.control("PUT", "/v1/mounts", registry)).status == 200
+                found = (await proxy.get("/v1/metrics/l4lb")).json(object)
+                assert found == {"path": "/v1/metrics/l4lb", "q": None}
             finally:
                 await other.drain(0)
 
