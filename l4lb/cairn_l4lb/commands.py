@@ -1,7 +1,7 @@
 """`cairn l4lb ...`: the load balancer of a host, for people."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,6 +58,13 @@ def list_vips(host: str, url: str, as_json: bool) -> None:
     _print(told, as_json, show.listed)
 
 
+@l4lb.command()
+@_asking
+def problems(host: str, url: str, as_json: bool) -> None:
+    """Wrong labels, and VIPs that cannot be served, with the reason."""
+    _print(get(base_url(host, url), "/v1/problems"), as_json, show.problems)
+
+
 @l4lb.command("show")
 @click.argument("vip")
 @_asking
@@ -77,16 +84,31 @@ def watch(vip: str, host: str, url: str, as_json: bool) -> None:
     if vip:
         get(base, "/v1/table", query)  # so that a wrong name is told at once
     events = follow(base, "/v1/watch", query)
+    try:
+        _watch(events, as_json)
+    except KeyboardInterrupt:
+        click.echo()
+        return
+    if not as_json:
+        raise CairnError(f"{base} ended the stream; ask again when it is back")
+
+
+def _watch(events: Iterator[tuple[str, Any]], as_json: bool) -> None:
+    """Show events until there are no more."""
     if as_json:
         for name, data in events:
             click.echo(json.dumps({"event": name, **data}))
         return
-    console = Console(highlight=False)
+    console = _console()
+    if not console.is_terminal:
+        for name, data in events:
+            for line in show.rate_lines(data) if name == "rates" else ():
+                click.echo(line)
+        return
     with Live(show.rates({"vips": []}), console=console, auto_refresh=False, screen=False) as live:
         for name, data in events:
             if name == "rates":
                 live.update(show.rates(data), refresh=True)
-    raise CairnError(f"{base} ended the stream; ask again when it is back")
 
 
 @l4lb.command()
@@ -148,11 +170,16 @@ def uninstall(yes: bool, place: Path, as_json: bool) -> None:
     _print({**told, "daemon": running}, as_json, show.removed)
 
 
+def _console() -> Console:
+    # an IPv6 address such as [fd00::b:1] has no emoji in it
+    return Console(highlight=False, emoji=False)
+
+
 def _print(told: Any, as_json: bool, shown: Callable[[Any], Any]) -> None:
     if as_json:
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
         return
-    console = Console(highlight=False)
+    console = _console()
     for part in shown(told):
         # a line stays one, for who copies it
         console.print(part, soft_wrap=isinstance(part, str))

@@ -31,7 +31,7 @@ from cairn_core.vips.addresses import AddressRange, BadRange
 from . import io_host, io_kernel, io_names, io_own
 from .apply import Balancer, Work
 from .config import L4lbConfig, steer_settings
-from .drains import Drains
+from .drains import Drains, matching
 from .http_api import HttpApi
 from .http_control import Control
 from .http_state import State
@@ -42,6 +42,7 @@ from .io_local_agent import LocalAgent
 from .io_names import Names
 from .literals import OVERLAY_NETWORKS, Guard
 from .metrics import L4lbMetrics
+from .notices import Notices
 from .rules import KernelSettings
 from .slots import Slots
 from .table import Table, TableChange
@@ -100,6 +101,7 @@ class L4lb:
             self._settings,
             steer_settings(config, sorted(own), self._zone),
             self._on_applied,
+            self._metrics.kernel.observe,
             prepare=self._choose,
             coalesce_s=config.coalesce_ms / 1000,
             resync_s=config.reconcile_timeout / 1000,
@@ -128,7 +130,10 @@ class L4lb:
             else None
         )  # fmt: skip
         self.state.names, self.state.agent = self.names, self.agent
-        self.control = Control(folder and folder / "drains.json", self._on_drains, self._uninstall)
+        self.control = Control(
+            folder and folder / "drains.json", self._on_drains, self._uninstall,
+            lambda target: matching(target, balancer.services.values()),
+        )  # fmt: skip
         self._note(self.table.drain(self.control.drains.drained, time.monotonic()))
         self.state.drained = self.control.drains.drained
 
@@ -186,6 +191,7 @@ class L4lb:
     def _on_applied(self, work: Work, took_s: float) -> None:
         if work.changed or work.gone:
             self._metrics.applied.observe(took_s)
+            self._metrics.vips.observe(took_s)
             self.state.tell_changed()
             self.watchers.table_changed(self.state.index, work.changed, work.gone)
         if self.names is not None and (work.names or not self.names.known):
@@ -230,10 +236,15 @@ class L4lb:
 
     async def _pass_time(self, stop: asyncio.Event) -> None:
         """Time passes for tables, slots, counts, and addresses that nobody wants any more."""
-        released = time.monotonic()
+        released, notices = time.monotonic(), Notices()
         while not await _within(stop, EXPIRE_S):
             now, balancer = time.monotonic(), self.applier.balancer
             balancer.expire(now)
+            problems = [
+                (one.get("task") or one["vip"], one["reason"]) for one in self.state.problems()[1]
+            ]
+            for line in notices.look(problems, balancer.stats.closed, now):
+                log.warning("%s", line)
             self.state.minute.look(balancer.stats.counters(), now)
             self._note(self.table.expire(now))
             if now - released >= RELEASE_EVERY_S and self.source.kind in ("stream", "poll"):
@@ -288,7 +299,7 @@ class L4lb:
         source = self.source
         self._metrics.watch_source(lambda: source.kind, source.age_s)
         router: Router[Handler] = Router()
-        api = HttpApi(self.state, self.watchers, self._metrics.metrics, socket.gethostname())
+        api = HttpApi(self.state, self.watchers, self._metrics, socket.gethostname())
         api.add_routes(router, self.state.not_ready, self.state.tables)
         return api, router
 

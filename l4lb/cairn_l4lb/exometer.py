@@ -17,6 +17,8 @@ MAX_BACKENDS = 1000
 COUNTERS = ("observed_conns", "successes", "timeouts")
 #: And those that are spirals: a total and what came in the last minute.
 SPIRALS = ("reachable_open_backend", "open_backend", "other_backend")
+#: Spirals that have other names here: entries of conntrack, where `ctnetlink` makes them.
+RENAMED = {"ct_success": "entries", "ct_failure": "entries_failed"}
 #: All of one kind of decision, which the original counts by itself.
 PICKER = "probabilistic_backend_picker"
 
@@ -56,6 +58,9 @@ def document(stats: Stats, minute: LastMinute, now: float, since_ms: int) -> dic
     for name in SPIRALS:
         count = counters.get(name, 0)
         found[f"{name}_spiral"] = _spiral(count, minute.of(name, count))
+    for theirs, ours in RENAMED.items():
+        count = counters.get(ours, 0)
+        found[f"{theirs}_spiral"] = _spiral(count, minute.of(ours, count))
     picked = sum(counters.get(name, 0) for name in SPIRALS)
     lately = sum(minute.of(name, counters.get(name, 0)) for name in SPIRALS)
     found[f"{PICKER}_spiral"] = _spiral(picked, lately)

@@ -44,14 +44,15 @@ class Minute:
         return list(counts), sum_s
 
 
-def quantile(counts: Sequence[int], share: float) -> float | None:
+def quantile(counts: Sequence[int], share: float, sum_s: float) -> float | None:
     """Seconds that `share` (0-1) of what was counted is not above; None without counts.
 
-    Linear between two bounds, so off by no more than the width of one.
+    sum_s: of all that was counted. Linear between two bounds, so off by no more than the width of
+    one; a single time is known exactly.
     """
     total = sum(counts)
-    if not total:
-        return None
+    if total <= 1:
+        return sum_s if total else None
     wanted, below = share * total, 0
     for index, count in enumerate(counts):
         if count and below + count >= wanted:
@@ -64,21 +65,25 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
 def figures_ns(counts: Sequence[int], sum_s: float) -> dict[str, float]:
     """What the original shows of a histogram, in nanoseconds; empty without counts.
 
+    n and mean are exact; the others are off by the width of a bucket at most, and never contradict
+    the mean.
+
     Keys of exometer's histogram: n, mean, min, max, median, 50, 75, 90, 95, 99, 999.
     """
     total = sum(counts)
     if not total:
         return {}
+    mean = sum_s / total
     used = [index for index, count in enumerate(counts) if count]
     found: dict[str, float] = {
         "n": total,
-        "mean": sum_s / total * 1e9,
-        "min": _EDGES[used[0]] * 1e9,
-        "max": _EDGES[used[-1] + 1] * 1e9,
+        "mean": mean * 1e9,
+        "min": (mean if total == 1 else min(_EDGES[used[0]], mean)) * 1e9,
+        "max": (mean if total == 1 else max(_EDGES[used[-1] + 1], mean)) * 1e9,
     }
     for key, share in (
         ("median", 0.5), ("50", 0.5), ("75", 0.75), ("90", 0.9), ("95", 0.95), ("99", 0.99),
         ("999", 0.999),
     ):  # fmt: skip
-        found[key] = (quantile(counts, share) or 0.0) * 1e9
+        found[key] = (quantile(counts, share, sum_s) or 0.0) * 1e9
     return {key: round(value) for key, value in found.items()}

@@ -1,9 +1,10 @@
 """The HTTP API on port 61421, read-only: the original's paths, and ours that tell more.
 
     /vips /vip/<ip:port> /backend/<ip:port> /metrics /lashup/... /     as dcos/minuteman
-    /v1/vips                                                          as dcos-net
+    /v1/vips /v1/metrics/l4lb                                         as dcos-net
     /v1/table[?vip=][&index=&wait_s=]   everything about VIPs; waits until it is another one
     /v1/watch[?vip=]                    rates each second, as server-sent events
+    /v1/problems                        wrong labels, and VIPs that cannot be served
     /explain?vip=[&client=][&port=]     which backend a client would get, and why
     /metrics/prometheus                 also at /metrics for who accepts no JSON but text
 
@@ -21,11 +22,12 @@ import msgspec
 from cairn_core.clusterview.view import Snapshot
 from cairn_core.kit.http_server import Answer, Handler, Refused, Request, Response, Router
 from cairn_core.kit.http_standard import add_standard_routes
-from cairn_core.kit.metrics import CONTENT_TYPE, Metrics
+from cairn_core.kit.metrics import CONTENT_TYPE
 from cairn_core.kit.routes import Options
 
 from . import exometer, page, shapes, targets
 from .http_watch import Watchers
+from .metrics import L4lbMetrics
 from .model import Service, Vip
 from .stats import Stats
 
@@ -72,6 +74,11 @@ class Known(Protocol):
         """Where what we know comes from, and how old it is."""
         ...
 
+    def problems(self) -> tuple[int, list[dict[str, str]]]:
+        """What is not served as somebody wanted: how many tasks and VIPs, and the first of them
+        with `task` or `vip` and `reason`."""
+        ...
+
     async def explain(self, service: Service, client: str, port: int) -> dict[str, Any]:
         """What the steering process would do.  Raises Unavailable."""
         ...
@@ -84,9 +91,12 @@ class Known(Protocol):
 class HttpApi:
     """Handlers.  host: name of this host, for people."""
 
-    def __init__(self, known: Known, watchers: Watchers, metrics: Metrics, host: str) -> None:
-        self._known, self._watchers, self._metrics, self._host = known, watchers, metrics, host
+    def __init__(self, known: Known, watchers: Watchers, metrics: L4lbMetrics, host: str) -> None:
+        self._known, self._watchers, self._host = known, watchers, host
+        self._metrics, self._registry = metrics.metrics, metrics.registry_of_dcos
         self._tag: tuple[int, bytes, str] = (-1, b"", "")
+        #: Services in order, and of which index they are.
+        self._ordered: tuple[int, list[Service]] = (-1, [])
 
     def add_routes(
         self,
@@ -107,6 +117,7 @@ class HttpApi:
             ("/lashup/add_node", self.add_node),
             ("/v1/table", self.table),
             ("/v1/watch", self._watchers.watch),
+            ("/v1/problems", self.problems),
             ("/explain", self.explain),
         ):
             router.add(path, handler, options=_EXACT)
@@ -122,21 +133,24 @@ class HttpApi:
     def add_mounted_routes(self, router: Router[Handler]) -> None:
         """Those that the DNS proxy of this host answers on its port through us."""
         router.add("/v1/vips", self.dcos_vips, options=_EXACT)
+        router.add("/v1/metrics/l4lb", self.dcos_metrics, options=_EXACT)
 
     # -- the originals' ------------------------------------------------------------------------
 
     async def home(self, request: Request) -> Answer:
         if "html" not in request.headers.get("Accept", ""):
             return Response.text(page.TEXT)
-        rows = await self._rows(list(self._known.services.values())[: page.MAX_ROWS])
-        text = page.render(rows, self._host, _sentence(self._known.source()))
+        rows = await self._rows(self._services()[: page.MAX_ROWS])
+        text = page.render(
+            rows, self._host, _sentence(self._known.source()), self._known.problems()
+        )
         return Response(body=text.encode(), content_type="text/html; charset=utf-8")
 
     async def vips(self, request: Request) -> Answer:
         await self._wait(request)
         known = self._known
         headers, now, found = self._index(), known.now(), dict[str, Any]()
-        async for part in _in_slices(list(known.services.values())):
+        async for part in _in_slices(self._services()):
             shapes.add_vips(found, part, known.stats, now)
         return Response.json({"vips": found}, headers=headers)
 
@@ -198,17 +212,26 @@ class HttpApi:
             return Response.empty(304, {"ETag": tag})
         return Response(body=body, headers={"ETag": tag})
 
+    async def dcos_metrics(self, request: Request) -> Answer:
+        return Response(body=self._registry(), content_type=CONTENT_TYPE)
+
     # -- ours ----------------------------------------------------------------------------------
 
     async def table(self, request: Request) -> Answer:
         await self._wait(request)
         known, asked = self._known, request.query.get("vip", "")
-        services = self._asked(asked) if asked else list(known.services.values())
-        body = {"index": known.index, "source": known.source()}
+        services = self._asked(asked) if asked else self._services()
+        body = {
+            "index": known.index, "source": known.source(), "problems": known.problems()[0],
+        }  # fmt: skip
         return Response.json(
             {**body, "vips": await self._rows(services)},
             headers={INDEX: str(body["index"])},
         )
+
+    async def problems(self, request: Request) -> Answer:
+        count, problems = self._known.problems()
+        return Response.json({"count": count, "problems": problems})
 
     async def explain(self, request: Request) -> Answer:
         client, port = request.query.get("client", ""), request.integer("port", 0)
@@ -227,12 +250,21 @@ class HttpApi:
         if not text:
             raise Refused(400, "query parameter vip: missing, such as vip=web.marathon:80")
         try:
-            found = targets.find(text, self._known.services.values())
+            found = targets.find(text, self._services())
         except targets.BadTarget as error:
             raise Refused(400, f"query parameter vip: {error}") from None
         if not found:
-            raise Refused(404, f"no such VIP: {text[:80]!r}")
+            names = targets.near(text, self._services())
+            meant = f"; did you mean {' or '.join(names)}?" if names else ""
+            raise Refused(404, f"no such VIP: {text[:80]!r}{meant}")
         return found
+
+    def _services(self) -> list[Service]:
+        """All of them in order, which is made once for each table."""
+        index = self._known.index
+        if self._ordered[0] != index:
+            self._ordered = index, shapes.in_order(self._known.services.values())
+        return self._ordered[1]
 
     async def _rows(self, services: Sequence[Service]) -> list[dict[str, Any]]:
         known, now, served = self._known, self._known.now(), self._known.served()

@@ -1,7 +1,8 @@
 """The control interface for operators of this host: a Unix socket, for root only.
 
     GET    /v1/drains                       {"drained": [...]}
-    PUT    /v1/drains   {"target": "10.0.0.1:31000"}    a backend, a host's address, or a task's id
+    PUT    /v1/drains   {"target": "10.0.0.1:31000"}    a backend, a host's address, or a task's id;
+                        answers {"drained": [...], "matches": 2}: backends that it means now
     DELETE /v1/drains   {"target": ...}
     POST   /v1/uninstall                    everything of ours leaves the kernel until a restart
 
@@ -28,7 +29,7 @@ from cairn_core.kit.http_server import (
     Router,
 )
 
-from .drains import BadDrain, Drains
+from .drains import BadDrain, Drains, target_of
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Control:
 
     file: where drains are kept; None keeps none. changed: is told of other drains; returns when
     they hold in the kernel. uninstall: removes everything; returns what was removed, one line each.
+    matches: how many backends a target means now.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class Control:
         file: Path | None,
         changed: Callable[[Drains], Awaitable[None]],
         uninstall: Callable[[], Awaitable[list[str]]],
+        matches: Callable[[str], int],
     ) -> None:
         self._file, self._changed, self._uninstall = file, changed, uninstall
+        self._matches = matches
         self._turn = asyncio.Lock()
         self.drains = read(file)
 
@@ -71,11 +75,13 @@ class Control:
         target = request.json(_Target).target
         async with self._turn:
             try:
+                meant = target_of(target)
                 await self._take(self.drains.add(target))
             except BadDrain as error:
                 raise Refused(400, str(error)) from None
-        log.info("drained target=%s", target)
-        return Response.json(self.drains)
+        matches = self._matches(meant)
+        log.info("drained target=%s matches=%d", meant, matches)
+        return Response.json({"drained": self.drains.drained, "matches": matches})
 
     async def delete_drain(self, request: Request) -> Answer:
         target = request.json(_Target).target

@@ -15,9 +15,10 @@ from .io_apply import Applier
 from .io_local_agent import LocalAgent
 from .io_names import Names
 from .model import Service, Vip
-from .shapes import full_name
+from .shapes import decided_by, full_name
 from .stats import Stats
 from .table import Table
+from .vips import RUNNING
 
 #: Problems that /debug/state lists.
 MAX_SHOWN = 200
@@ -91,15 +92,27 @@ class State:
             "age_s": None if age == float("inf") else round(age, 3),
         }
 
+    def problems(self) -> tuple[int, list[dict[str, str]]]:
+        listed = [
+            {key: value for key, value in one._asdict().items() if value}
+            for one in self._table.problems(MAX_SHOWN)
+        ]
+        refused = [
+            {"vip": name, "reason": reason}
+            for name, reason in list(self.refused_names.items())[:MAX_SHOWN]
+        ]
+        return self._table.problem_count + len(self.refused_names), listed + refused
+
     async def explain(self, service: Service, client: str, port: int) -> dict[str, Any]:
         backend, reasons, recent = await self._applier.explain(service.vip, client, port)
         return {
             "vip": service.vip.text,
             "protocol": service.vip.protocol,
             "name": full_name(service) if service.name else None,
-            "decided_by": "kernel" if service.vip in self.stats.promoted else "daemon",
+            "decided_by": decided_by(service.vip, self.stats),
             "backend": backend,
             "reasons": reasons,
+            "left_out": _left_out(service),
             "recent": recent,
         }
 
@@ -117,6 +130,15 @@ class State:
     def unreachable_nodes(self) -> int:
         agents = self.snapshot.agents.values()
         return sum(not one.active or one.recovering for one in agents)
+
+    def local_tasks(self) -> tuple[int, int]:
+        agents = self.snapshot.agents.values()
+        here = {one.id for one in agents if one.ip in self.own}
+        states = [one.state for one in self.snapshot.tasks.values() if one.agent_id in here]
+        return len(states), states.count(RUNNING)
+
+    def reconciled(self) -> Mapping[str, int]:
+        return self._applier.reconciled
 
     def own_addresses(self) -> frozenset[str]:
         return self.own
@@ -192,14 +214,7 @@ class State:
             },
             "index": self.index,
             "vips": len(self.services),
-            "problems": [
-                {
-                    key: value
-                    for key, value in zip(one._fields, one, strict=True)
-                    if value or key == "reason"
-                }
-                for one in self._table.problems(MAX_SHOWN)
-            ],
+            "problems": self.problems()[1],
             "refused_names": dict(list(self.refused_names.items())[:MAX_SHOWN]),
             "without_slot": {str(vip): count for vip, count in self._balancer.left_out().items()},
             "closed": sorted(f"{p}/{a}:{n}" for p, a, n in self.stats.closed)[:MAX_SHOWN],
@@ -230,3 +245,16 @@ class State:
                 "left_out": self.names.left_out,
             },
         }
+
+
+def _left_out(service: Service) -> list[str]:
+    """Backends that take no new connections on purpose, one line for each reason."""
+    found: dict[str, list[str]] = {}
+    for one in service.backends:
+        if one.why:
+            found.setdefault(one.why, []).append(one.text)
+    return [
+        f"{why}: {', '.join(places[:5])}"
+        + (f" and {len(places) - 5} more" if len(places) > 5 else "")
+        for why, places in sorted(found.items())
+    ]

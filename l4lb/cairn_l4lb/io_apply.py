@@ -6,6 +6,7 @@ Order is everything here; see `docs/l4lb.md`, what is always true.
 import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,9 @@ from .rules import KernelSettings
 
 log = logging.getLogger(__name__)
 
+#: How the kernel's part tells of entries that it put right.
+_ENTRIES = re.compile(r"set .*: missing=(\d+) extra=(\d+)")
+
 T = TypeVar("T")
 
 #: Between two attempts at work that failed, seconds.
@@ -40,7 +44,8 @@ class Applier:
 
     balancer: what is to be. settings: of the kernel; None touches nothing of it, and starts no
     steering process. applied: told of work that was done, and how long after its change, seconds.
-    coalesce_s: least time between two changes. All `now` are of `time.monotonic`.
+    changed: told how long one change of the kernel took, seconds. coalesce_s: least time between
+    two changes. All `now` are of `time.monotonic`.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class Applier:
         settings: KernelSettings | None,
         steer: SteerSettings,
         applied: Callable[[Work, float], None],
+        changed: Callable[[float], None],
         *,
         prepare: Callable[[], Awaitable[None]],
         coalesce_s: float = 0.02,
@@ -67,8 +73,11 @@ class Applier:
         #: Lines of the latest repairs, and how many there were of all.
         self.repairs: list[str] = []
         self.repaired = 0
+        #: Of these entries of sets, and routes, as dcos-net counts them.
+        self.reconciled = {"ipset_entries": 0, "routes": 0}
         self._memory = memory
         self._settings, self._applied, self._prepare = settings, applied, prepare
+        self._changed = changed
         self._coalesce_s, self._resync_s, self._rng = coalesce_s, resync_s, rng
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kernel")
         self._kernel: Kernel | None = None
@@ -186,19 +195,19 @@ class Applier:
         update = work.update()
         if first:
             services = list(balancer.services.values())
-            await self._in_thread(lambda: kernel.grow(services, whole=True))
+            await self._change(lambda: kernel.grow(services, whole=True))
             self._begun = True
             # it asks for all there is when it starts
             self._steer_task = asyncio.create_task(steering.run(), name="steering")
             await steering.wait_ready(READY_S)
             await steering.settle()
         elif update is not None:
-            await self._in_thread(lambda: kernel.grow(work.changed.values(), work.gone))
+            await self._change(lambda: kernel.grow(work.changed.values(), work.gone))
             steering.send(update)
             if work.leaving and not await steering.settle():
                 log.warning("steering process is late, the kernel goes on without it")
         if first or update is not None or work.health:
-            await self._in_thread(lambda: _finish(kernel, work))
+            await self._change(lambda: _finish(kernel, work))
 
     async def resync(self) -> list[str]:
         """Put right what others changed in the kernel; one line each.  Raises Unavailable."""
@@ -210,6 +219,10 @@ class Applier:
         if found:
             self.repaired += len(found)
             self.repairs = found[:100]
+            for line in found:
+                if words := _ENTRIES.fullmatch(line):
+                    self.reconciled["ipset_entries"] += int(words[1]) + int(words[2])
+                self.reconciled["routes"] += " route add " in line
             log.warning(
                 "kernel put right, something else changed it count=%d first=%s",
                 len(found), found[0],
@@ -278,6 +291,12 @@ class Applier:
         except Unavailable as error:
             log.error("sets not filled again reason=%s", error)
 
+    async def _change(self, work: Callable[[], None]) -> None:
+        """Change the kernel, and tell how long it took."""
+        begun = time.monotonic()
+        await self._in_thread(work)
+        self._changed(time.monotonic() - begun)
+
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -295,4 +314,4 @@ class Applier:
 
 def _finish(kernel: Kernel, work: Work) -> None:
     kernel.shrink()
-    kernel.weigh(work.closed, work.promoted)
+    kernel.weigh(work.closed, work.promoted, work.sampled)

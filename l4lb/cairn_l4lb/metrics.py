@@ -1,13 +1,14 @@
 """Metrics of `cairn-l4lb` for Prometheus.
 
 `l4lb_...` are those of dcos-net's registry `l4lb`, by which dashboards of DC/OS know them
-(`apps/dcos_l4lb/src/dcos_l4lb_metrics.erl`); `cairn_l4lb_...` are ours.
+(`apps/dcos_l4lb/src/dcos_l4lb_metrics.erl`); `cairn_l4lb_...` are ours.  The registry itself has
+them without `l4lb_`, which Telegraf of DC/OS puts before them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import Histogram
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -27,6 +28,8 @@ from .stats import Stats
 SOURCES = ("feed", "stream", "poll", "disk", "none")
 #: VIPs with lines of their own, the busiest first; a label has a bounded number of values.
 MAX_VIPS = 500
+#: What names of dcos-net's registry begin with here.
+OF_DCOS = "l4lb_"
 #: Counts of the steering process that have better texts than their names.
 _TEXTS = {
     "observed_conns": "connections seen by conntrack events",
@@ -51,6 +54,14 @@ class Shown(Protocol):
 
     def unreachable_nodes(self) -> int: ...
 
+    def local_tasks(self) -> tuple[int, int]:
+        """Tasks on this host, and how many of them run."""
+        ...
+
+    def reconciled(self) -> Mapping[str, int]:
+        """What of others' changes to the kernel was put right, by kind: `ipset_entries`, ..."""
+        ...
+
     def own_addresses(self) -> frozenset[str]: ...
 
     def gauges(self) -> Mapping[str, tuple[float, str]]:
@@ -66,14 +77,23 @@ class L4lbMetrics:
     """All metrics of the daemon."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics("l4lb", foreign=("l4lb_",))
+        self.metrics = Metrics("l4lb", foreign=(OF_DCOS,))
         self.applied: Histogram = self.metrics.histogram(
             "change_to_applied_seconds",
             "from the arrival of a change until the kernel and the steering process have it",
         )
         self.kernel: Histogram = self.metrics.histogram(
-            "l4lb_ipset_duration_seconds", "one change of the kernel"
+            "l4lb_ipset_duration_seconds", "one change of the kernel, sets and maps"
         )
+        self.vips: Histogram = self.metrics.histogram(
+            "l4lb_vips_duration_seconds", "one change of VIPs, from its arrival until it is applied"
+        )
+
+    def registry_of_dcos(self) -> bytes:
+        """The registry `l4lb` as dcos-net has it."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_OfDcos(self.metrics.registry))
+        return generate_latest(registry)
 
     def watch(self, shown: Shown) -> None:
         """Export tables and counts."""
@@ -88,6 +108,21 @@ class L4lbMetrics:
         )
         for one in SOURCES:
             info.labels(one).set_function(lambda one=one: float(kind() == one))  # type: ignore[misc]
+
+
+class _OfDcos(Collector):
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of dcos-net's, with its names."""
+        for family in self._registry.collect():
+            if family.name.startswith(OF_DCOS):
+                found = Metric(family.name.removeprefix(OF_DCOS), family.documentation, family.type)
+                found.samples = [
+                    one._replace(name=one.name.removeprefix(OF_DCOS)) for one in family.samples
+                ]
+                yield found
 
 
 class _Tables(Collector):
@@ -110,6 +145,7 @@ class _Tables(Collector):
 
     def _table(self) -> Iterator[Metric]:
         services, own = self._shown.services, self._shown.own_addresses()
+        tasks, running = self._shown.local_tasks()
         backends: set[BackendKey] = set()
         unreachable: set[BackendKey] = set()
         local: set[BackendKey] = set()
@@ -138,6 +174,8 @@ class _Tables(Collector):
             ("l4lb_unreachable_vips", "VIPs without a reachable backend", unreachable_vips),
             ("l4lb_unreachable_backends", "backends on lost hosts", len(unreachable)),
             ("l4lb_unreachable_nodes", "lost hosts", self._shown.unreachable_nodes()),
+            ("l4lb_local_tasks", "tasks on this host", tasks),
+            ("l4lb_local_running_tasks", "of these running", running),
             ("cairn_l4lb_drained_backends_count", "backends without new connections", drained),
             (
                 "cairn_l4lb_closed_backends_count",
@@ -151,6 +189,10 @@ class _Tables(Collector):
             ),
         ):
             yield GaugeMetricFamily(name, text, value)
+        for kind, count in self._shown.reconciled().items():
+            yield CounterMetricFamily(
+                f"l4lb_reconciled_{kind}_total", "changes of others that were put right", count
+            )
 
     def _by_vip(self) -> Iterator[Metric]:
         services, stats = self._shown.services, self._shown.stats

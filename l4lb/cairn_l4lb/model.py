@@ -57,6 +57,7 @@ class Backend(Struct, frozen=True, order=True, array_like=True, gc=False):
     weight: 0 takes no new connections (drain), else 1-100 relative to the others.
     agent_address: of the host it runs on. reachable: whether that host is there, as far as the
     master knows. slot: its number within the VIP in packet marks, from 1; 0 while it has none.
+    why: for people, in a word or two why the weight is 0; empty where it is not.
     """
 
     address: str
@@ -68,6 +69,7 @@ class Backend(Struct, frozen=True, order=True, array_like=True, gc=False):
     zone: str = ""
     reachable: bool = True
     slot: int = 0
+    why: str = ""
 
     @property
     def text(self) -> str:

@@ -118,7 +118,8 @@ def service_object(
 ) -> dict[str, Any]:
     """A VIP with everything that is known of it.
 
-    served: options as they are where the VIP's own say nothing.
+    served: options as they are where the VIP's own say nothing. Figures of a backend are those of
+    its address and port, by whatever VIP its connections came: health has to be, and so are they.
     """
     vip, counts = service.vip, stats.vip(service.vip)
     own = msgspec.to_builtins(service.options)
@@ -127,7 +128,7 @@ def service_object(
         "protocol": vip.protocol,
         "name": full_name(service) if service.name else None,
         "options": {**served, **{key: value for key, value in own.items() if value is not None}},
-        "decided_by": "kernel" if vip in stats.promoted else "daemon",
+        "decided_by": decided_by(vip, stats),
         "rate": round(counts.now.rate, 2),
         "picks": counts.picks,
         "refused": counts.refused,
@@ -136,12 +137,28 @@ def service_object(
     }
 
 
+def decided_by(vip: Vip, stats: Stats) -> str:
+    """Who chooses now, `kernel` or `daemon`.  What the kernel does is sampled, so estimated."""
+    return "kernel" if vip in stats.promoted else "daemon"
+
+
+def in_order(services: Iterable[Service]) -> list[Service]:
+    """By name, those without one last, then by address, port and protocol."""
+    return sorted(services, key=_place_in_order)
+
+
+def _place_in_order(service: Service) -> tuple[bool, str, bool, str, int, str]:
+    vip = service.vip
+    return not service.name, service.name, vip.ipv6, vip.address, vip.port, vip.protocol
+
+
 def _backend(vip: Vip, backend: Backend, stats: Stats, now: float) -> dict[str, Any]:
     found = stats.backend(key_of(vip, backend))
-    counts, _ = found.minute.get(now)
+    counts, seconds = found.minute.get(now)
     return {
         "backend": backend.text,
         "state": state_of(backend, found),
+        "why": backend.why or None,
         "weight": backend.weight,
         "slot": backend.slot,
         "task": backend.task_id or None,
@@ -153,13 +170,13 @@ def _backend(vip: Vip, backend: Backend, stats: Stats, now: float) -> dict[str, 
         "consecutive_failures": found.now.consecutive_failures,
         "pending": found.now.pending,
         "closed_for_s": round(found.now.closed_for_s, 3),
-        "p50_ms": _ms(quantile(counts, 0.5)),
-        "p99_ms": _ms(quantile(counts, 0.99)),
+        "p50_ms": _ms(quantile(counts, 0.5, seconds)),
+        "p99_ms": _ms(quantile(counts, 0.99, seconds)),
     }
 
 
 def state_of(backend: Backend, stats: BackendStats) -> str:
-    """One word for people."""
+    """One word; `Backend.why` says why what is drained is."""
     if backend.weight == 0:
         return "drained"
     if not stats.now.open:
@@ -206,17 +223,18 @@ class Rates:
                     round((new - last) / passed, 2) if passed else 0.0
                     for new, last in zip(counts, old, strict=True)
                 )
-                minute, _ = known.minute.get(now)
+                minute, seconds = known.minute.get(now)
                 rows.append(
                     {
                         "backend": one.text,
                         "state": state,
+                        "why": one.why or None,
                         "rate": picks,
                         "successes": successes,
                         "failures": failures,
                         "pending": known.now.pending,
-                        "p50_ms": _ms(quantile(minute, 0.5)),
-                        "p99_ms": _ms(quantile(minute, 0.99)),
+                        "p50_ms": _ms(quantile(minute, 0.5, seconds)),
+                        "p99_ms": _ms(quantile(minute, 0.99, seconds)),
                     }
                 )
             if rows:
@@ -225,6 +243,7 @@ class Rates:
                         "vip": service.vip.text,
                         "protocol": service.vip.protocol,
                         "name": full_name(service) if service.name else None,
+                        "decided_by": decided_by(service.vip, stats),
                         "rate": round(stats.vip(service.vip).now.rate, 2),
                         "backends": rows,
                     }

@@ -449,7 +449,7 @@ class Table:
         for member in _all(entry):
             one = member.backend
             if self._drained and _is_meant(one, self._drained):
-                one = replace(one, weight=0)
+                one = replace(one, weight=0, why="drained")
             other = best.setdefault((one.address, one.port), one)
             if other is not one and _rank(one) < _rank(other):
                 best[one.address, one.port] = one

@@ -93,15 +93,15 @@ def task_backends(
     """
     if not may_declare(task):
         return NOTHING
-    share = _share(task, rules.era)
-    if share is None:
+    why = _why_not(task, rules.era)
+    if why is None:
         return NOTHING
     found = declared(task)
     problems = [f"label {one.key!r}: value {one.value!r}: {one.reason}" for one in found.problems]
     members: dict[tuple[VipKey, str, int], Member] = {}
     for one in found.vips:
         try:
-            for member in _members(one, task, agent, framework, share, rules, problems):
+            for member in _members(one, task, agent, framework, why, rules, problems):
                 backend = member.backend
                 members.setdefault((member.key, backend.address, backend.port), member)
         except _NotPlaced as error:
@@ -114,16 +114,17 @@ class _NotPlaced(Exception):
     """A declaration makes no backend; the text says why."""
 
 
-def _share(task: TaskRow, era: Era) -> Literal[0, 1] | None:
-    """Factor of the weight: 0 is for what takes no new connections; None for what is no backend."""
+def _why_not(task: TaskRow, era: Era) -> str | None:
+    """Why a task takes no new connections; empty where it does, None for what is no backend."""
     if era == "minuteman":
-        return 1 if task.state == RUNNING and task.healthy is not False else None
+        return "" if task.state == RUNNING and task.healthy is not False else None
     if task.state == KILLING:
-        return 0
+        return "killing"
     if task.state != RUNNING:
         return None
-    unknown = task.healthy is None and task.health_checked
-    return 0 if unknown or task.healthy is False else 1
+    if task.healthy is False:
+        return "unhealthy"
+    return "unchecked" if task.healthy is None and task.health_checked else ""
 
 
 def _members(
@@ -131,7 +132,7 @@ def _members(
     task: TaskRow,
     agent: AgentRow | None,
     framework: FrameworkRow | None,
-    share: int,
+    why: str,
     rules: VipRules,
     problems: list[str],
 ) -> Iterator[Member]:
@@ -148,7 +149,8 @@ def _members(
     labels = one.source.labels if isinstance(one.source, DiscoveryPort) else ()
     told = read_options(labels, one.index, _indices(labels))
     problems += told.problems
-    weight = share * (1 if told.weight is None else told.weight)
+    weight = 0 if why else 1 if told.weight is None else told.weight
+    why = why or ("" if weight else "weight 0")
     host = canonical(agent.ip)
     places = _places(one, task, host, rules)
     usable = [place for place in places if is_usable(place[0], host) and 0 < place[1] <= MAX_PORT]
@@ -162,7 +164,7 @@ def _members(
         key = VipKey(name, one.host, one.port, one.protocol, ":" in address)
         backend = Backend(
             address, port, weight, task.id, task.agent_id, host, agent.zone,
-            agent.active and not agent.recovering,
+            agent.active and not agent.recovering, why=why,
         )  # fmt: skip
         yield Member(key, backend, told.options)
 

@@ -40,7 +40,7 @@ SERVICES = [
         Options(policy="maglev"),
     ),
     Service(Vip("tcp", "fd01:c::1", 80), "nginxdocker.marathon", (Backend("fd00::5", 80),)),
-    Service(Vip("udp", "11.0.0.9", 53), "dns.marathon", (Backend("10.0.1.79", 53, weight=0),)),
+    Service(Vip("udp", "11.0.0.9", 53), "dns.marathon", (Backend("10.0.1.79", 53, weight=0, why="unhealthy"),)),
     Service(Vip("tcp", "1.2.3.4", 5000)),
 ]  # fmt: skip
 
@@ -61,7 +61,7 @@ class Fake:
                     )
                 ],
                 [VipReport(WEB, 12, 1, 0, 3.5)],
-                {"successes": 9, "open_backend": 4, "hedges": 2},
+                {"successes": 9, "open_backend": 4, "hedges": 2, "entries_failed": 3},
             ),
             100.0,
         )  # fmt: skip
@@ -95,8 +95,17 @@ class Fake:
         while self.index == index:
             await self.changes.wait()
 
+    def problems(self) -> tuple[int, list[dict[str, str]]]:
+        return 1, [{"task": "web.1", "reason": "label 'VIP_0': no port"}]
+
     def unreachable_nodes(self) -> int:
         return 1
+
+    def local_tasks(self) -> tuple[int, int]:
+        return 3, 2
+
+    def reconciled(self) -> dict[str, int]:
+        return {"ipset_entries": 4, "routes": 0}
 
     def own_addresses(self) -> frozenset[str]:
         return frozenset({"10.0.1.78"})
@@ -129,7 +138,7 @@ async def serving() -> AsyncIterator[Api]:
     metrics.watch(known)
     metrics.watch_source(lambda: "feed", lambda: 0.5)
     router: Router[Handler] = Router()
-    HttpApi(known, watchers, metrics.metrics, "agent1").add_routes(
+    HttpApi(known, watchers, metrics, "agent1").add_routes(
         router, lambda: None, lambda: {"alarms": []}
     )
     server = HttpServer(router)
@@ -186,6 +195,7 @@ async def test_metrics_are_the_originals_and_prometheus_where_asked() -> None:
         assert found["open_backend_spiral"] == {"count": 4, "one": 3, "type": "spiral"}
         assert found["probabilistic_backend_picker_spiral"]["count"] == 4
         assert found["connect_latency_histogram"]["n"] == 9
+        assert found["ct_failure_spiral"]["count"] == 3
         assert found["backend_10.0.1.78:27003_failures_counter"]["value"] == 3
         for path, accept in (
             ("/metrics", "text/plain;version=0.0.4"),
@@ -258,6 +268,7 @@ async def test_the_home_page_is_for_browsers_and_escapes() -> None:
         assert "no backend: connections are refused" in text
         assert "/vips" in (await api.get("/")).body.decode()
         api.known.services.clear()
+        api.known.index = 2
         assert "no VIP yet" in (await api.get("/", Accept="text/html")).body.decode()
 
 
@@ -271,8 +282,53 @@ async def test_the_table_tells_everything_of_a_vip() -> None:
         assert one["backends"][1]["closed_for_s"] == 12.5
         assert 0.2 <= one["backends"][1]["p50_ms"] <= 0.5
         assert len((await api.json("/v1/table"))["vips"]) == 4
+        assert told["problems"] == 1
+        assert await api.json("/v1/problems") == {
+            "count": 1, "problems": [{"task": "web.1", "reason": "label 'VIP_0': no port"}],
+        }  # fmt: skip
+        drained = (await api.json("/v1/table?vip=dns.marathon"))["vips"][0]["backends"][0]
+        assert (drained["state"], drained["why"]) == ("drained", "unhealthy")
         assert (await api.get("/v1/table?vip=nobody:1")).status == 404
         assert (await api.get("/v1/table?vip=a:b")).status == 400
+
+
+async def test_a_name_that_nobody_has_is_told_with_those_like_it() -> None:
+    async with serving() as api:
+        for asked in ("nginxdocker", "nginxdoker.marathon:80", "nginxdoker:80"):
+            reply = await api.get(f"/v1/table?vip={asked}")
+            assert reply.status == 404
+            assert "; did you mean nginxdocker.marathon:80?" in reply.body.decode(), asked
+        assert "did you mean" not in (await api.get("/v1/table?vip=1.1.1.1")).body.decode()
+        told = await api.json("/v1/table?vip=/nginxdocker:80")  # as the label has it
+        assert len(told["vips"]) == 2
+
+
+async def test_vips_come_in_one_order_whatever_became_known_first() -> None:
+    wanted = ["11.0.0.9:53", "11.112.175.214:80", "[fd01:c::1]:80", "1.2.3.4:5000"]
+    async with serving() as api:
+        for index, services in enumerate((SERVICES, SERVICES[::-1])):
+            api.known.services = {one.vip: one for one in services}
+            api.known.index = index
+            assert [one["vip"] for one in (await api.json("/v1/table"))["vips"]] == wanted
+            assert list((await api.json("/vips"))["vips"]) == wanted
+            page = (await api.get("/", Accept="text/html")).body.decode()
+            assert sorted(wanted, key=page.index) == wanted
+
+
+async def test_the_registry_of_dcos_net_has_its_names() -> None:
+    async with serving() as api:
+        lines = (await api.get("/v1/metrics/l4lb")).expect(200).body.decode().splitlines()
+        for line in (
+            "vips 4.0", "local_tasks 3.0", "local_running_tasks 2.0",
+            "reconciled_ipset_entries_total 4.0", "vips_duration_seconds_count 0.0",
+            "# TYPE unreachable_nodes gauge",
+        ):  # fmt: skip
+            assert line in lines
+        names = {line.split("{")[0].split()[0] for line in lines if not line.startswith("#")}
+        assert not any(name.startswith(("l4lb_", "cairn_", "process_")) for name in names)
+        text = (await api.get("/metrics/prometheus")).body.decode()
+        assert "l4lb_local_tasks 3.0\n" in text
+        assert "l4lb_reconciled_routes_total 0.0\n" in text
 
 
 async def test_a_question_waits_until_the_table_is_another_one() -> None:
@@ -342,7 +398,10 @@ async def controlling(folder: Path) -> AsyncIterator[tuple[HttpClient, list[Drai
     async def uninstall() -> list[str]:
         return ["set minuteman"]
 
-    server = Control(folder / "drains.json", changed, uninstall).server()
+    def matches(target: str) -> int:
+        return 2 if target.startswith("10.") else 0
+
+    server = Control(folder / "drains.json", changed, uninstall, matches).server()
     await server.start(folder / "control.sock")
     try:
         async with HttpClient(unix_socket=folder / "control.sock") as http:
@@ -355,7 +414,8 @@ async def test_drains_are_kept_and_told(tmp_path: Path) -> None:
     async with controlling(tmp_path) as (http, told):
         body = {"target": "10.0.0.1:31000"}
         reply = await http.request("PUT", "http://x/v1/drains", json=body)
-        assert reply.expect(200).json(Drains).drained == ("10.0.0.1:31000",)
+        told_of = {"drained": ["10.0.0.1:31000"], "matches": 2}
+        assert reply.expect(200).json(dict[str, Any]) == told_of
         await http.request("PUT", "http://x/v1/drains", json=body)
         assert told == [Drains(("10.0.0.1:31000",))]
         assert read(tmp_path / "drains.json") == told[0]
@@ -365,9 +425,14 @@ async def test_drains_are_kept_and_told(tmp_path: Path) -> None:
         reply = await http.request("DELETE", "http://x/v1/drains", json=body)
         assert reply.expect(200).json(Drains).drained == ()
         assert (await http.request("DELETE", "http://x/v1/drains", json=body)).status == 404
-        for wrong in ({"target": "a/b"}, {"target": ""}, {}, {"target": "a", "more": 1}):
+        for wrong in (
+            {"target": "a/b"}, {"target": ""}, {}, {"target": "a", "more": 1},
+            {"target": "10.0.0.1:99999"}, {"target": "10.0.0.300"}, {"target": "99999"},
+        ):  # fmt: skip
             reply = await http.request("PUT", "http://x/v1/drains", json=wrong)
-            assert reply.status == 400
+            assert reply.status == 400, wrong
+        reply = await http.request("PUT", "http://x/v1/drains", json={"target": "nobody"})
+        assert reply.expect(200).json(dict[str, Any])["matches"] == 0
         reply = await http.request("POST", "http://x/v1/uninstall")
         assert reply.json(dict[str, list[str]]) == {"removed": ["set minuteman"]}
 

@@ -81,17 +81,27 @@ def test_the_last_minute_forgets() -> None:
 
 @given(st.lists(st.integers(0, 1000), min_size=SIZE, max_size=SIZE), st.floats(0, 1))
 def test_a_quantile_lies_where_the_counts_are(counts: list[int], share: float) -> None:
-    found = quantile(counts, share)
+    bounds = (*LATENCY_BOUNDS_S, 4.0)
+    sum_s = sum(count * bound for count, bound in zip(counts, bounds, strict=True))
+    found = quantile(counts, share, sum_s)
     if not any(counts):
         assert found is None
         assert figures_ns(counts, 0.0) == {}
         return
-    figures = figures_ns(counts, 1.0)
+    figures = figures_ns(counts, sum_s)
+    assert figures["min"] <= figures["mean"] <= figures["max"]
     assert found is not None
     assert figures["min"] / 1e9 <= found + 1e-9
     assert found <= figures["max"] / 1e9 + 1e-9
     assert figures["n"] == sum(counts)
     assert figures["50"] <= figures["90"] <= figures["999"]
+
+
+def test_a_single_time_is_told_exactly() -> None:
+    figures = figures_ns(latency(3, 1), 0.000731)
+    assert figures.pop("n") == 1
+    assert set(figures.values()) == {731_000}
+    assert quantile(latency(3, 1), 0.5, 0.000731) == 0.000731
 
 
 def test_what_an_earlier_process_counted_is_not_counted_twice_in_the_minute() -> None:
