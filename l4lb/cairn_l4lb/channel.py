@@ -4,9 +4,10 @@ Messages are those of `cairn_core.kit.messages`: a length, a kind, msgpack.
 
     control -> steer   SETTINGS SteerSettings (first, and again when they change)
                        UPDATE   Update: services by VIP; `whole` replaces the table
+                       READY    all services that there are have been told, answered by READY
                        ASK      Question, answered by one ANSWER with its number
                        DRAIN    take what still waits in the queues, then end
-    steer -> control   READY    the queues are bound
+    steer -> control   READY    the queues are bound, and all of these are served
                        REPORT   Report, every `report_s` and when a backend opened or closed
                        ANSWER   Answer
 

@@ -78,7 +78,7 @@ class SteerProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether a process runs and has the queues; it may not have the whole table yet."""
+        """Whether a process has the queues, and serves what there was when it started."""
         return self._ready.is_set()
 
     async def wait_ready(self, timeout_s: float) -> bool:
@@ -150,8 +150,9 @@ class SteerProcess:
         self._more.set()
 
     def _clear(self) -> None:
-        """Forget updates that wait; settings, questions and the end are not forgotten."""
-        kept = [one for one in self._queue if one[4:5] != channel.UPDATE]
+        """Forget updates that wait, and what is said after all of them; settings, questions and
+        the end are not forgotten."""
+        kept = [one for one in self._queue if one[4:5] not in (channel.UPDATE, channel.READY)]
         self._queue = deque(kept)
         self._waiting = sum(len(one) for one in kept)
 
@@ -163,6 +164,7 @@ class SteerProcess:
         self._put(message(channel.SETTINGS, channel.encode(self._settings)))
         for part in _chunks(self._whole()):
             self._put(message(channel.UPDATE, channel.encode(part)))
+        self._put(message(channel.READY))
 
     # -- the process -------------------------------------------------------------------------------
 
@@ -226,6 +228,7 @@ class SteerProcess:
                 if not self._queue:
                     self._hungry = False
                     self._put(message(channel.UPDATE, channel.encode(self._whole())))
+                    self._put(message(channel.READY))
                 data = self._queue.popleft()
                 self._waiting -= len(data)
                 await loop.sock_sendall(control, data)

@@ -239,6 +239,8 @@ class Server:
         elif kind == channel.UPDATE:
             self._steering.update(channel.decode_update(data), now)
             self._active = True
+        elif kind == channel.READY:
+            self._tell(channel.READY)
         elif kind == channel.ASK:
             answer = self._steering.explain(channel.decode_question(data), now)
             self._tell(channel.ANSWER, channel.encode(answer))
@@ -275,7 +277,6 @@ class Server:
         gc.collect()
         gc.freeze()
         self._check_at = now
-        self._tell(channel.READY)
 
     def _bind(self, settings: SteerSettings) -> None:
         first, last = settings.queues

@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -10,8 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from cairn_core.errors import Unavailable
+from cairn_core.kit.messages import Messages, message
 from cairn_core.testing.requires import requires
-from cairn_l4lb import io_steer
+from cairn_l4lb import channel, io_steer
 from cairn_l4lb.channel import Report, SteerSettings, Update
 from cairn_l4lb.io_steer import SteerProcess
 from cairn_l4lb.model import Backend, Service, Vip
@@ -102,6 +106,32 @@ async def test_another_one_takes_over_with_all_there_is() -> None:
         assert await told.steer.wait_ready(PATIENCE_S)
         assert await told.backend(3) == "10.0.0.3:80"
         assert told.steer.deaths == 1
+
+
+def test_it_is_ready_when_it_serves_all_there_is() -> None:
+    requires("root")
+    namespace = Namespace()
+    ours, its = socket.socketpair()
+    ours.settimeout(PATIENCE_S)
+    with namespace.inside(), ours:
+        command = [sys.executable, "-m", "cairn_l4lb.io_steer_server", str(its.fileno())]
+        with its:
+            process = subprocess.Popen(command, pass_fds=[its.fileno()])
+        messages = Messages()
+
+        def heard() -> bytes:
+            while (found := messages.next()) is None:
+                messages.feed(ours.recv(65536))
+            return found[0]
+
+        ours.sendall(message(channel.SETTINGS, channel.encode(SteerSettings(seed=1))))
+        # it runs, and knows of nothing
+        assert heard() == channel.REPORT
+        ours.sendall(message(channel.UPDATE, channel.encode(Update([service(1)], whole=True))))
+        ours.sendall(message(channel.READY))
+        assert channel.READY in iter(heard, None)
+    assert process.wait(PATIENCE_S) == 0
+    namespace.close()
 
 
 async def test_a_question_has_no_answer_when_it_dies() -> None:
