@@ -21,6 +21,7 @@ from cairn_l4lb.io_kernel import Kernel
 from cairn_l4lb.io_steer import SteerProcess
 from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
 from cairn_l4lb.rules import KernelSettings
+from cairn_l4lb.stats import Stats
 from cairn_l4lb.testing import Load, Namespace, Servers, Site, site
 
 pytestmark = pytest.mark.netns
@@ -235,6 +236,39 @@ async def test_nobody_hangs_at_backends_that_are_closed(place: Site, where: str)
         assert load.seconds < 15.0
         assert (await first).failures == {"ECONNREFUSED": 1}
         await made.until(lambda: made.counter("probes") > 0)
+
+
+async def test_a_dead_backend_of_the_kernels_is_closed_and_comes_back(
+    place: Site, servers: Servers
+) -> None:
+    dead = place.backends[0]
+    settings = replace(SETTINGS, backoff_s=3.0, kernel_slots=8)
+    async with balanced(place, Options(mode="kernel"), settings) as made:
+        stats = Stats()
+
+        def shares() -> set[int]:
+            """As the daemon does."""
+            reports, made.reports[:] = made.reports[:-1], made.reports[-1:]
+            for report in reports:
+                stats.absorb(report, 0.0)
+            made.kernel.weigh(stats.closed, stats.promoted, stats.sampled)
+            return set(stats.promoted.get(VIP, ()))
+
+        await made.until(lambda: len(shares()) == 4)
+        place.blackhole(dead)
+        # few of them, and a kernel that was not asked to move them
+        load = await made.connect(count=60, threads=60, timeout_s=0.3)
+        assert 0 < sum(load.failures.values()) < 60
+        await made.until(lambda: shares() == {2, 3, 4})
+        load = await made.connect(count=60)
+        assert (load.connections, load.failures) == (60, {})
+        assert dead not in load.backends
+        place.heal(dead)
+        await made.until(lambda: len(shares()) == 4)
+        load = await made.connect(count=100)  # one of 8 probes it
+        assert load.failures == {}
+        await made.until(lambda: bool(shares()) and not stats.closed)
+        assert not stats.sampled
 
 
 async def test_no_connection_fails_when_the_process_is_killed(
