@@ -23,6 +23,7 @@ from cairn_core.vips.labels import (
     may_declare,
 )
 from cairn_core.vips.names import BadName, full_name
+from cairn_core.vips.reserved import why_special
 
 from .model import Backend, Options, Protocol
 from .options import read_options
@@ -195,19 +196,39 @@ def _places(one: Declared, task: TaskRow, host: str, rules: VipRules) -> list[tu
     if not isinstance(one.source, DiscoveryPort):
         return [(host, _resource_port(task, one.source.index))]
     number = one.source.number
-    local = rules.direct and host in rules.own_addresses
     if one.source.scope == "host":
-        inside = _inside(task, number, one.protocol, host) if local else None
-        return [inside or (host, number)]
+        return [_at_host(task, number, one.protocol, host, rules)]
     for network in task.networks:
         for outer, inner, protocol in network.port_mappings:
             if inner == number and outer and _matches(protocol, one.protocol):
-                inside = _inside(task, outer, one.protocol, host) if local else None
-                return [inside or (host, outer)]
+                return [_at_host(task, outer, one.protocol, host, rules)]
     for outer, inner, protocol in task.docker_ports:
         if inner == number and outer and _matches(protocol, one.protocol):
+            _check_own(task, outer)
             return [(host, outer)]
-    return [(address, number) for address in _container_addresses(task.networks)]
+    addresses = _container_addresses(task.networks)
+    if host in addresses:
+        _check_own(task, number)
+    return [(address, number) for address in addresses]
+
+
+def _at_host(
+    task: TaskRow, port: int, protocol: Protocol, host: str, rules: VipRules
+) -> tuple[str, int]:
+    """A port of the host, or where it leads to in a container of this host."""
+    _check_own(task, port)
+    direct = rules.direct and host in rules.own_addresses
+    inside = _inside(task, port, protocol, host) if direct else None
+    return inside or (host, port)
+
+
+def _check_own(task: TaskRow, port: int) -> None:
+    """Frameworks and containers say which port of the host it is: it must be one of the task's.
+
+    A task without any ports among its resources may listen where it likes, as in the original.
+    """
+    if task.ports and not any(begin <= port <= end for begin, end in task.ports):
+        raise _NotPlaced(f"port {port} of the host is none of the task's resources")
 
 
 def _inside(task: TaskRow, port: int, protocol: Protocol, host: str) -> tuple[str, int] | None:
@@ -268,19 +289,10 @@ def canonical(text: str) -> str:
     return str(address)
 
 
-@lru_cache(maxsize=65_536)
 def is_usable(address: str, host: str) -> bool:
     """Whether a backend may have an address; a host itself may be loopback, for want of better.
 
     What containers report is theirs to choose, so it must not lead to another service of the
-    client's own host or link.
+    client's own host or link.  Whether it is that of a host or a VIP, `literals` knows.
     """
-    if not address:
-        return False
-    if address == host:
-        return True
-    found = ip_address(address)
-    return not (
-        found.is_unspecified or found.is_multicast or found.is_loopback or found.is_link_local
-        or address == "255.255.255.255"
-    )  # fmt: skip
+    return bool(address) and (address == host or not why_special(address))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, NetworkRow, PortRow, TaskRow
 from cairn_l4lb.model import Options
@@ -260,6 +261,51 @@ def test_a_container_does_not_lead_clients_to_themselves(address: str, reason: s
     row = task(port(80, "web:80", scope="container"), networks=(NetworkRow("", (address,)),))
     [problem] = made(row).problems
     assert reason in problem
+
+
+@pytest.mark.parametrize("address", ["0.1.2.3", "240.0.0.1", "198.51.100.1", "::7f00:1", "::7"])
+def test_a_container_has_no_address_that_nobody_has(address: str) -> None:
+    row = task(port(80, "web:80", scope="container"), networks=(NetworkRow("", (address,)),))
+    assert made(row).members == ()
+    assert "of no use" in made(row).problems[0]
+
+
+MAPPED = NetworkRow("dcos", ("9.0.0.7",), ((5051, 80, "tcp"), (31000, 81, "tcp")))
+
+
+@pytest.mark.parametrize(
+    ("row", "backend"),
+    [
+        # told by the framework
+        (task(port(5051, "web:80")), ""),
+        (task(port(5051, "web:80", scope="host")), ""),
+        (task(port(31001, "web:80", scope="host")), f"{HOST}:31001"),
+        # by the container
+        (task(port(80, "web:80", scope="container"), networks=(MAPPED,)), ""),
+        (task(port(81, "web:80", scope="container"), networks=(MAPPED,)), f"{HOST}:31000"),
+        (task(port(80, "web:80", scope="container"), docker_ports=((5051, 80, "tcp"),)), ""),
+        (
+            task(port(5051, "web:80", scope="container"), networks=(NetworkRow("", (HOST,)),)),
+            "",
+        ),
+        (
+            task(port(31000, "web:80", scope="container"), networks=(NetworkRow("", (HOST,)),)),
+            f"{HOST}:31000",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("local", [False, True])
+def test_a_port_of_the_host_is_one_that_the_task_has(
+    row: TaskRow, backend: str, local: bool
+) -> None:
+    rules = VipRules(own_addresses=frozenset([HOST] if local else []))
+    found = made(replace(row, ports=((31000, 31001),)), rules)
+    if local and backend and MAPPED in row.networks:
+        backend = "9.0.0.7:81"
+    assert [member.backend.text for member in found.members] == ([backend] if backend else [])
+    assert any("none of the task's resources" in one for one in found.problems) == (not backend)
+    # one that has none listens where it likes, as in the original
+    assert made(row, rules).members
 
 
 def test_a_host_may_be_loopback() -> None:
