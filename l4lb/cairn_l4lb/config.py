@@ -6,7 +6,7 @@ DC/OS `config.yaml`) are spelled as there; their durations are whole millisecond
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -14,9 +14,13 @@ from msgspec import Meta
 from cairn_core.clusterview.masters import parse_ensemble, parse_place
 from cairn_core.errors import LocalError, shorten
 from cairn_core.kit.config import CommonConfig, Port, Secret
+from cairn_core.vips.addresses import AddressRange, BadRange
+from cairn_core.vips.reserved import network, why_not_range
 
 from .channel import SteerSettings
+from .literals import OVERLAY
 from .model import Cost, Locality, Mode, Policy
+from .vips import canonical
 
 MASTER_PORT = 5050
 
@@ -174,16 +178,16 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
             _check("", lambda: parse_ensemble(self.zk))
         for master in self.masters:
             _check("masters: ", partial(parse_place, master, MASTER_PORT))
-        for version in (4, 6):
-            low, high = self.named_range(version)
-            ends = [_address(name, text, version) for name, text in (low, high)]
-            if ends[0] > ends[1]:
-                raise ValueError(f"{high[0]}: {high[1]!r} is below {low[0]} {low[1]!r}")
         if self.private_ip:
             _address("private_ip", self.private_ip, None)
         _address("api_listen_ip", self.api_listen_ip, None)
         for text in self.host_networks:
-            _network(text)
+            try:
+                network(text)
+            except ValueError as error:
+                raise ValueError(f"host_networks: {error}") from None
+        for version in (4, 6):
+            self._check_range(version)
         first, last = self.queue
         if not 0 <= first <= last <= 65535:
             raise ValueError(f"queue: not first and last number of queues: {first}, {last}")
@@ -209,6 +213,40 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
             alias = getattr(self, theirs)
             found.append((theirs, alias) if alias else (name, getattr(self, name)))
         return found[0], found[1]
+
+    def named_ranges(self) -> list[tuple[str, str]]:
+        """First and last address of named VIPs, of both families."""
+        return [(first, last) for (_, first), (_, last) in map(self.named_range, (4, 6))]
+
+    def vip_range(self, version: int) -> AddressRange:
+        """Addresses of named VIPs, as a name's is looked for.  version: 4 or 6."""
+        (_, first), (_, last) = self.named_range(version)
+        return AddressRange.parse(first, last, self.allocator if version == 4 else "ipvs")
+
+    def not_for_vips(self) -> list[tuple[str, str]]:
+        """Networks that a VIP given as an address may not be in, and what they are."""
+        return [*OVERLAY, *((text, "of host_networks") for text in self.host_networks)]
+
+    def _check_range(self, version: int) -> None:
+        """Named VIPs must not take away what the host itself needs."""
+        low, high = self.named_range(version)
+        ends = [_address(name, text, version) for name, text in (low, high)]
+        if ends[0] > ends[1]:
+            raise ValueError(f"{high[0]}: {high[1]!r} is below {low[0]} {low[1]!r}")
+        servers = list(self.masters)
+        if self.zk.startswith("zk://"):
+            servers += parse_ensemble(self.zk).hosts
+        hosts = [parse_place(one, MASTER_PORT)[0] for one in servers]
+        taken = self.not_for_vips()
+        taken += [(host, "of a master or zk") for host in hosts if canonical(host)]
+        taken += [(self.private_ip, "private_ip")] if self.private_ip else []
+        try:
+            self.vip_range(version)
+            why = why_not_range(low[1], high[1], taken)
+        except BadRange as error:
+            why = str(error)
+        if why:
+            raise ValueError(f"{low[0]}, {high[0]}: {why}")
 
     @property
     def ipv6(self) -> bool:
@@ -265,13 +303,6 @@ def _address(name: str, text: str, version: int | None) -> int:
         kind = "IP" if version is None else f"IPv{version}"
         raise ValueError(f"{name}: not an {kind} address: {shorten(text, 60)!r}")
     return int(address)
-
-
-def _network(text: str) -> None:
-    try:
-        ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(f"host_networks: not a network: {shorten(text, 60)!r}") from None
 
 
 def _contiguous(mask: int) -> bool:

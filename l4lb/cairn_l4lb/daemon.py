@@ -26,7 +26,7 @@ from cairn_core.errors import CairnError, LocalError, Unavailable, cause
 from cairn_core.kit.daemon import Daemon, Service, work_dir_lock
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.mesos.feed_rows import AGENT, Row
-from cairn_core.vips.addresses import AddressRange, BadRange
+from cairn_core.vips.reserved import why_not_range
 
 from . import io_host, io_kernel, io_names, io_own
 from .apply import Balancer, Work
@@ -40,18 +40,20 @@ from .io_addresses import NodeAddresses, NotKept
 from .io_apply import Applier
 from .io_local_agent import LocalAgent
 from .io_names import Names
-from .literals import OVERLAY_NETWORKS, Guard
+from .literals import Guard
 from .metrics import L4lbMetrics
 from .notices import Notices
 from .rules import KernelSettings
 from .slots import Slots
 from .table import Table, TableChange
-from .vips import VipRules
+from .vips import VipRules, canonical
 
 log = logging.getLogger(__name__)
 
 #: How often time passes for the tables, and how often the host is looked at, seconds.
 EXPIRE_S, LOOK_S = 1.0, 5.0
+#: How often the addresses of this host are read, a fraction of a millisecond, seconds.
+OWN_S = 2.0
 #: How often addresses that nobody wants are looked for, seconds.
 RELEASE_EVERY_S = 600.0
 #: How long a dry run waits for a master, seconds.
@@ -74,13 +76,15 @@ class L4lb:
         #: A master has spoken.
         self._heard = asyncio.Event()
         self._folder = folder = None if dry else self._state_folder(config)
-        self.own = io_own.read()
-        own = frozenset({*self.own.addresses, *([config.private_ip] if config.private_ip else [])})
-        guard = Guard(own, self.own.networks, (*OVERLAY_NETWORKS, *config.host_networks))
+        self.own = io_own.read() or io_own.OwnAddresses()
+        if config.enable_networking and (why := self._why_cut_off()):
+            raise LocalError(why)
+        own = self._own_addresses()
+        guard = Guard(own, self.own.networks, config.not_for_vips(), config.named_ranges())
         rules = VipRules(own_addresses=own, ipv6=config.ipv6)
         self.table = Table(rules, guard, linger_s=config.linger_s)
         self.addresses = NodeAddresses(
-            _range(config, 4), _range(config, 6) if config.ipv6 else None,
+            config.vip_range(4), config.vip_range(6) if config.ipv6 else None,
             folder and folder / "addresses.json",
         )  # fmt: skip
         self.source = ClusterSource(
@@ -165,6 +169,37 @@ class L4lb:
             self._zone = zone
             self._configure()
 
+    def _own_addresses(self) -> frozenset[str]:
+        known = canonical(self.config.private_ip)
+        return frozenset({*self.own.addresses, *([known] if known else [])})
+
+    def _why_cut_off(self) -> str:
+        """Why named VIPs would take this host's own network from it; empty where they do not."""
+        networks = [(text, "of this host") for text in self.own.everything]
+        for version in (4, 6) if self.config.ipv6 else (4,):
+            (low, first), (high, last) = self.config.named_range(version)
+            if why := why_not_range(first, last, networks):
+                return f"{low}, {high}: {why}"
+        return ""
+
+    async def _follow_own(self, stop: asyncio.Event) -> None:
+        """Know which addresses this host has: links come and go, and some only after us."""
+        while not await _within(stop, OWN_S):
+            found = await asyncio.to_thread(io_own.read)
+            if found is None or found == self.own:
+                continue
+            log.info(
+                "addresses of this host changed addresses=%s", ",".join(found.everything)[:400]
+            )
+            self.own = found
+            if self.config.enable_networking and (why := self._why_cut_off()):
+                log.error("named VIPs cover our own network, restarts will fail reason=%s", why)
+            self._own = self.state.own = self._own_addresses()
+            self._note(self.table.set_own(self._own, found.networks, time.monotonic()))
+            if not self.config.zone:
+                self._find_zone()
+            self._configure()
+
     def _configure(self) -> None:
         if self.applier.steering is not None:
             self.applier.steering.configure(
@@ -216,6 +251,7 @@ class L4lb:
         """In the order of their start."""
         config = self.config
         found: list[Service] = [self.source.run, self.applier.run, self._pass_time, self._look]
+        found.append(self._follow_own)
         if self.agent is not None:
             found.append(self.agent.run)
         if self.names is not None:
@@ -375,14 +411,6 @@ def kernel_settings(config: L4lbConfig, own: io_own.OwnAddresses) -> KernelSetti
 def _slots(config: L4lbConfig) -> int:
     """The largest number that the bits of the mark hold."""
     return (1 << config.mark_mask.bit_count()) - 1
-
-
-def _range(config: L4lbConfig, version: int) -> AddressRange:
-    (_, first), (name, last) = config.named_range(version)
-    try:
-        return AddressRange.parse(first, last, config.allocator if version == 4 else "ipvs")
-    except BadRange as error:
-        raise LocalError(f"{name}: {error}") from None
 
 
 def _access(config: L4lbConfig) -> MasterAccess:

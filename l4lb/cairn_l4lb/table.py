@@ -9,12 +9,14 @@ refused at once and their packets do not leave for wherever the default route le
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from cairn_core.clusterview.view import Changes, Snapshot
+from cairn_core.errors import shorten
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow, VipRow
 from cairn_core.vips.labels import may_declare
 
@@ -27,6 +29,8 @@ T = TypeVar("T")
 
 #: Problems that are listed.
 MAX_PROBLEMS = 1000
+#: Backends of one VIP that are refused and of which it is told why.
+MAX_REFUSED = 8
 
 
 @dataclass(slots=True)
@@ -106,6 +110,8 @@ class Table:
         self._of_framework: dict[str, set[str]] = {}
         #: What each of them gives.
         self._members: dict[str, tuple[Member, ...]] = {}
+        #: Of these keys, those of containers that report an address.
+        self._reported: dict[str, set[str]] = {}
         self._entries: dict[VipKey, _Entry] = {}
         #: Keys of VIPs by name, or by address for literal ones.
         self._keys_of: dict[str, set[VipKey]] = {}
@@ -168,6 +174,31 @@ class Table:
         for name in last.keys() | given.keys():
             if name not in self._recorded and last.get(name) != given.get(name):
                 self._move(name, last.get(name), given.get(name))
+        return self._settle(now)
+
+    def set_own(self, addresses: Iterable[str], links: Iterable[str], now: float) -> TableChange:
+        """This host has these addresses, canonical, and its links these networks.
+
+        Costs O(VIPs) when any of it changes.
+        """
+        addresses = frozenset(addresses)
+        known = self._holders.keys() | ({key.address for key in self._entries} - {""})
+        before = {address: self._guard.reason(address) for address in known}
+        moved = self._guard.set_own(addresses, links)
+        for address, reason in before.items():
+            if reason != self._guard.reason(address):
+                self._doubt(address)
+        for address in moved:
+            self._doubt(address)
+        if addresses != self._rules.own_addresses:
+            moved = addresses ^ self._rules.own_addresses
+            self._rules = replace(self._rules, own_addresses=addresses)
+            for agent_id in {
+                one.id for one in self._snapshot.agents.values()
+            } | self._overrides.keys():
+                agent = self._agent(agent_id)
+                if agent is not None and canonical(agent.ip) in moved:
+                    self._tasks_due |= self._tasks_on(agent_id)
         return self._settle(now)
 
     def drain(self, targets: Iterable[str], now: float) -> TableChange:
@@ -245,9 +276,7 @@ class Table:
                     self._of_framework.setdefault(new.framework_id, set()).add(key)
                     self._tasks_due.add(key)
             case AgentRow(id=one):
-                self._tasks_due |= self._of_agent.get(one, set())
-                if one in self._overrides:
-                    self._tasks_due |= self._overrides[one].tasks.keys()
+                self._tasks_due |= self._tasks_on(one)
                 self._move_host(old, new)
             case FrameworkRow(id=one):
                 # A scheduler that comes and goes must not cost all of its tasks.
@@ -293,6 +322,8 @@ class Table:
     def _doubt(self, address: str) -> None:
         """Who may have an address is another question now."""
         self._keys_due |= self._keys_of.get(address, set())
+        for task_key in self._reported.get(address, ()):
+            self._keys_due.update(one.key for one in self._members[task_key])
         for name in self._holders.get(address, ()):
             self._keys_due |= self._keys_of.get(name, set())
 
@@ -313,6 +344,11 @@ class Table:
         # Who answers is there, whatever the master thought last.
         row = row or told.agent
         return replace(row, active=True, recovering=False) if row is not None else None
+
+    def _tasks_on(self, agent_id: str) -> set[str]:
+        """Keys of the tasks of an agent, in the view and as it says itself."""
+        told = self._overrides.get(agent_id)
+        return self._of_agent.get(agent_id, set()) | (told.tasks.keys() if told else set())
 
     def _framework(self, framework_id: str, agent_id: str) -> FrameworkRow | None:
         row, told = self._snapshot.framework(framework_id), self._overrides.get(agent_id)
@@ -384,6 +420,10 @@ class Table:
             self._task_problems.pop(key, None)
         if members == last:
             return
+        for address in _reported(last):
+            _remove(self._reported, address, key)
+        for address in _reported(members):
+            self._reported.setdefault(address, set()).add(key)
         for vip in {one.key for one in last}:
             del self._entries[vip].members[key]
             self._keys_due.add(vip)
@@ -406,9 +446,10 @@ class Table:
         service = None
         if entry.members:
             options, conflicts = merge(one.options for one in _all(entry))
-            problems = (*conflicts, problem) if problem else conflicts
+            backends, refused = self._backends(entry)
+            problems = (*conflicts, *refused, *([problem] if problem else ()))
             if not problem:
-                service = self._service(key, address, self._backends(entry), options)
+                service = self._service(key, address, backends, options)
         elif (
             entry.service is not None
             and not problem
@@ -442,18 +483,32 @@ class Table:
             return "", f"address {address} is that of the name {min(holders)}"
         return address, self._guard.reason(address)
 
-    def _backends(self, entry: _Entry) -> tuple[Backend, ...]:
+    def _backends(self, entry: _Entry) -> tuple[tuple[Backend, ...], list[str]]:
         """Backends in order, each address and port once: of several tasks the one with the highest
-        weight, then with the smallest id."""
+        weight, then with the smallest id; and why some are none."""
         best: dict[tuple[str, int], Backend] = {}
+        refused: dict[str, str] = {}
         for member in _all(entry):
             one = member.backend
+            if one.address != one.agent_address and (reason := self._not_of_container(one.address)):
+                refused[one.task_id] = reason
+                continue
             if self._drained and _is_meant(one, self._drained):
                 one = replace(one, weight=0, why="drained")
             other = best.setdefault((one.address, one.port), one)
             if other is not one and _rank(one) < _rank(other):
                 best[one.address, one.port] = one
-        return tuple(best[place] for place in sorted(best))
+        told = nsmallest(MAX_REFUSED, refused.items())
+        return (
+            tuple(best[place] for place in sorted(best)),
+            [f"task {shorten(task, 80)!r}: {reason}" for task, reason in told],
+        )
+
+    def _not_of_container(self, address: str) -> str:
+        """Why an address that a container reports is none of its own; empty where it is."""
+        if address in self._holders:
+            return f"address {address} is that of the name {min(self._holders[address])}"
+        return self._guard.container_reason(address)
 
 
 def _name_of(row: Row | None) -> str | None:
@@ -463,6 +518,13 @@ def _name_of(row: Row | None) -> str | None:
 def _all(entry: _Entry) -> Iterable[Member]:
     for members in entry.members.values():
         yield from members
+
+
+def _reported(members: Iterable[Member]) -> set[str]:
+    """Addresses of containers, which these say themselves."""
+    return {
+        one.backend.address for one in members if one.backend.address != one.backend.agent_address
+    }
 
 
 def _rank(one: Backend) -> tuple[int, str, Backend]:

@@ -35,9 +35,16 @@ WEB = Vip("tcp", "11.0.0.1", 80)
 def task(one: str, *vips: str, agent: str = "a1", number: int = 31000, **fields: Any) -> TaskRow:
     labels = tuple((f"VIP_{n}", value) for n, value in enumerate(vips))
     labels += tuple((key, value) for key, value in fields.pop("labels", {}).items())
+    if scope := fields.pop("scope", ""):
+        labels += (("network-scope", scope),)
     port = PortRow(number, "http", fields.pop("protocol", "tcp"), labels)
     told = {"state": "TASK_RUNNING", "discovery_ports": (port,)} | fields
     return TaskRow(one, "web", "f", agent, **told)
+
+
+def at(address: str) -> NetworkRow:
+    """What a container reports."""
+    return NetworkRow("dcos", (address,))
 
 
 FRAMEWORK = FrameworkRow("f", "marathon")
@@ -291,11 +298,77 @@ def test_a_literal_vip_is_neither_that_of_a_name_nor_that_of_a_host() -> None:
 
 
 def test_what_is_protected_on_this_host_is_refused() -> None:
-    guard = Guard(["198.51.100.1"], ["203.0.113.0/24"])
-    cluster = Cluster(*BASE, task("t", "203.0.113.80:80", "198.51.100.1:80"), guard=guard)
+    guard = Guard(["198.51.100.9"], ["203.0.113.0/24"])
+    cluster = Cluster(*BASE, task("t", "203.0.113.80:80", "198.51.100.9:80"), guard=guard)
     assert not cluster.services
     assert len(cluster.table.problems()) == 2
     assert len(cluster.table.problems(limit=1)) == 1
+
+
+def test_a_link_of_this_host_takes_its_addresses_from_vips_while_it_is_there() -> None:
+    named = VipRow("db.marathon", "11.5.0.1", "")
+    cluster = Cluster(
+        *BASE, named, task("t", "10.77.0.1:80", "10.77.0.9:80", "1.2.3.4:80", "db:80")
+    )
+    everything = cluster.services
+    assert len(everything) == 4
+    links = ["10.77.0.1/24", "11.5.0.0/16"]
+    change = cluster.took(cluster.table.set_own(["10.77.0.1"], links, 0.0))
+    assert not change.changed
+    assert list(shown(cluster.services)) == ["tcp/1.2.3.4:80"]
+    assert sorted(one.reason for one in cluster.table.problems()) == [
+        "address 10.77.0.1 is that of this host",
+        "address 10.77.0.9 is in a network of this host (10.77.0.0/24)",
+        "address 11.5.0.1 is in a network of this host (11.5.0.0/16)",
+    ]
+    assert not cluster.took(cluster.table.set_own(["10.77.0.1"], links, 0.0))
+    cluster.took(cluster.table.set_own([], [], 0.0))
+    assert cluster.services == everything
+    assert not cluster.table.problems()
+
+
+def test_containers_of_this_host_are_reached_directly_once_its_address_is_known() -> None:
+    mapped = NetworkRow("dcos", ("9.0.0.7",), ((31000, 80, "tcp"),))
+    row = task("t", "web:80", scope="host", networks=(mapped,))
+    cluster = Cluster(*BASE, row)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": ["10.0.0.1:31000"]}
+    cluster.took(cluster.table.set_own([A1.ip], [], 0.0))
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": ["9.0.0.7:80"]}
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("10.0.0.2", "address 10.0.0.2 is that of a host of the cluster"),
+        ("10.0.0.9", "address 10.0.0.9 is that of a host of the cluster"),
+        ("10.7.0.1", "address 10.7.0.1 is that of this host"),
+        ("11.0.0.1", "address 11.0.0.1 is that of the name web.marathon"),
+        ("12.0.0.7", "address 12.0.0.7 is one of named VIPs"),
+    ],
+)
+def test_a_container_that_says_it_has_the_address_of_another_is_no_backend(
+    address: str, reason: str
+) -> None:
+    guard = Guard(["10.7.0.1"], named=[("12.0.0.0", "12.0.0.255")])
+    bad = task("bad", "web:80", number=5051, scope="container", networks=(at(address),))
+    good = task("good", "web:80", number=80, scope="container", networks=(at("9.0.0.2"),))
+    cluster = Cluster(*BASE, MasterRow("m", "m", "10.0.0.9"), bad, good, guard=guard)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": ["9.0.0.2:80"]}
+    assert [one.reason for one in cluster.table.problems()] == [f"task 'bad': {reason}"]
+    cluster.drop(good)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": []}
+
+
+def test_an_address_of_a_container_may_be_that_of_a_host_later() -> None:
+    row = task("t", "web:80", number=80, scope="container", networks=(at("10.0.0.2"),))
+    cluster = Cluster(FRAMEWORK, A1, VIP_ROW, row)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": ["10.0.0.2:80"]}
+    cluster.put(A2)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": []}
+    cluster.drop(A2)
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": ["10.0.0.2:80"]}
+    cluster.put(VipRow("db.other", "10.0.0.2", ""))
+    assert shown(cluster.services) == {"tcp/11.0.0.1:80": []}
 
 
 # -- the end of a VIP ------------------------------------------------------------------------------
@@ -526,7 +599,7 @@ task_rows = st.builds(
         (), (("L4LB_POLICY", "maglev"),), (("network-scope", "container"),),
         (("L4LB_0_WEIGHT", "0"),),
     ]),
-    st.sampled_from([("9.0.0.1", "fd01:b::1"), ("9.0.0.2",), ()]),
+    st.sampled_from([("9.0.0.1", "fd01:b::1"), ("9.0.0.2",), ("10.0.0.2",), ("11.0.0.1",), ()]),
 )  # fmt: skip
 rows = st.one_of(
     task_rows,
