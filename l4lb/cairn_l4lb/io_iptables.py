@@ -1,6 +1,7 @@
 """Our rules of iptables and ip6tables as the kernel has them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from cairn_core.errors import Unavailable
 
@@ -31,15 +32,23 @@ class Iptables:
             for rule in packet_filter.parse(run((program, "-w", "-t", table, "-S")), ipv6, table)
         ]
 
-    def plan(self) -> list[tuple[str, Rule]]:
-        """What is to be changed."""
+    def plan(self, without: Collection[str] = ()) -> list[tuple[str, Rule]]:
+        """What is to be changed.  without: sets that no rule of ours may name."""
+        wanted = packet_filter.desired(self._settings, without)
+        return packet_filter.changes(self._read_all(), wanted)
+
+    def users(self) -> Mapping[str, int]:
+        """How many rules of ours name each set."""
+        return Counter(map(packet_filter.set_of, self._read_all()))
+
+    def _read_all(self) -> list[Rule]:
         found = self.read(False)
         try:
-            found += self.read(True)
+            return found + self.read(True)
         except Unavailable:
             if self._settings.ipv6:
-                raise  # otherwise there is nothing of ours to remove
-        return packet_filter.changes(found, packet_filter.desired(self._settings))
+                raise
+        return found  # otherwise there is nothing of ours to remove
 
     def apply(self, changes: Sequence[tuple[str, Rule]]) -> None:
         """Make the changes, each table at once."""

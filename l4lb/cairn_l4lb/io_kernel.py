@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from cairn_core.errors import Unavailable, cause
 
 from . import io_nft, kernel, rules, ruleset
 from .io_host import Host
-from .io_ipset import Ipset, create_command
+from .io_ipset import Ipset
 from .io_iptables import Iptables
 from .kernel import Desired
 from .model import BackendKey, Service, Vip
@@ -41,18 +42,27 @@ class Kernel:
         self._started = self._iptables_tells = False
         #: Something failed half-way: the next call compares everything.
         self._broken = False
+        #: What cannot be put right, by name of its set; the rest works.
+        self._problems: dict[str, str] = {}
         self._draining = False
 
     def start(self) -> None:
         """Set up everything but VIPs.  Keeps what an earlier process left, so that connections go
         on as they did.  Raises Unavailable naming the program or module that is missing."""
         self._ensure_sets()
+        self._tell(self._ipset.unfit)
         self._nft.install()
-        self._iptables.apply(self._iptables.plan())
+        self._iptables.apply(self._iptables.plan(self._ipset.unfit))
         self._iptables_tells = self._iptables.is_nft()
         for done in self._host.apply():
             log.info("host: %s", done)
         self._started = True
+
+    @property
+    def problems(self) -> list[str]:
+        """What others made and we cannot put right, one line each; also logged, once.  Everything
+        else works, and it is looked at again by `resync`."""
+        return list(self._problems.values())
 
     def read_slots(self) -> dict[Vip, dict[int, tuple[str, int]]]:
         """VIP -> slot -> address and port, as they are in the kernel now."""
@@ -114,12 +124,10 @@ class Kernel:
         desired = Desired(self._settings.shift)
         desired.update(services, (), whole=True)
         actual = self._nft.read()
-        sets = self._ipset.read()
-        lines = [
-            " ".join(create_command(name, ipv6))
-            for (ipv6, _), name in SETS.items()
-            if name in sets and sets[name] is None
-        ]
+        plan = self._ipset.plan(self._iptables.users)
+        sets = {name: members for name, members in self._ipset.read().items() if name not in plan}
+        lines = [f"# {problem}" for problem in self._ipset.unfit.values()]
+        lines += [command for commands in plan.values() for command in commands]
         if not self._nft.is_current():
             picks = ruleset.first_picks(self._settings.ipv6) | io_nft.picks_of(desired.elements())
             lines += [f"nft {line}" for line in ruleset.summary(self._settings, picks)]
@@ -136,15 +144,16 @@ class Kernel:
             + rules.element_text(key, new[key], self._settings.shift)
             for key in sorted(new)
         ]
-        wanted = desired.queued()
-        there = {vip for members in sets.values() for vip in members or ()}
+        unfit = self._ipset.unfit
+        wanted = {vip for vip in desired.queued() if SETS[vip.ipv6, vip.protocol] not in unfit}
+        there = {vip for members in sets.values() for vip in members}
         for command, vips in (("add", wanted - there), ("del", there - wanted)):
             lines += [
                 f"ipset {command} {SETS[vip.ipv6, vip.protocol]} "
                 f"{vip.address},{vip.protocol}:{vip.port}"
                 for vip in sorted(vips)
             ]
-        lines += [command_line(*change) for change in self._iptables.plan()]
+        lines += [command_line(*change) for change in self._iptables.plan(unfit)]
         return lines + [" ".join(command) for command in self._host.plan()]
 
     def open_for_drain(self) -> None:
@@ -189,20 +198,25 @@ class Kernel:
             done.clear()
 
     def _ensure_sets(self) -> list[str]:
-        missing = [name for name, members in self._ipset.read().items() if members is None]
-        for name in missing:
-            try:
-                self._ipset.create(name)
-            except Unavailable:
-                # one of another type, which our rules name
-                for ipv6 in (False, True) if self._settings.ipv6 else (False,):
-                    _remove_rules(self._iptables, ipv6)
-                self._ipset.create(name)
-        return [f"set {name}" for name in missing]
+        """Have sets; lines for those that were made."""
+        return [f"set {name}" for name in self._ipset.ensure(self._iptables.users)]
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        """These are all problems there are now."""
+        for name, text in problems.items():
+            if self._problems.get(name) != text:
+                log.error("%s", text)
+        for name in self._problems.keys() - problems.keys():
+            log.info("set %s can be used again", name)
+        self._problems = dict(problems)
 
     def _compare(self, *, keep_backends: bool) -> list[str]:
         """Read what there is, and put right what is not as it should be; what that was."""
+        unfit = self._ipset.unfit.keys()
         repaired = self._ensure_sets()
+        # rules name the sets that can be used
+        same_sets = not repaired and self._ipset.unfit.keys() == unfit
+        problems = dict(self._ipset.unfit)
         clean = not self._broken and self._nft.is_clean()
         generation = self._nft.generation()
         if not clean and not self._nft.is_installed():
@@ -211,9 +225,10 @@ class Kernel:
         if self._desired.follows:
             if not clean:
                 repaired += self._compare_elements(keep_backends=keep_backends)
-            repaired += self._compare_sets()
-        if not (clean and self._iptables_tells):
-            changes = self._iptables.plan()
+            repaired += self._compare_sets(problems)
+        self._tell(problems)
+        if not (clean and same_sets and self._iptables_tells):
+            changes = self._iptables.plan(self._ipset.unfit)
             self._iptables.apply(changes)
             repaired += [command_line(*change) for change in changes]
         if not clean and not repaired:
@@ -232,16 +247,20 @@ class Kernel:
         self._done()
         return kernel.counts(found)
 
-    def _compare_sets(self) -> list[str]:
+    def _compare_sets(self, problems: dict[str, str]) -> list[str]:
+        """What was put right; what could not be comes to `problems`, and stops no other set."""
         wanted = set() if self._draining else self._desired.queued()
         pending = self._desired.work.unqueue
         repaired = []
         for name, members in self._ipset.read().items():
-            members = members or set()
             mine = {vip for vip in wanted if SETS[vip.ipv6, vip.protocol] == name}
             missing, extra = mine - members, members - mine - pending
-            self._ipset.add(missing)
-            self._ipset.delete(extra)
+            try:
+                self._ipset.delete(extra)
+                self._ipset.add(missing)
+            except Unavailable as error:
+                problems[name] = str(error)
+                continue
             if missing or extra:
                 repaired.append(f"set {name}: missing={len(missing)} extra={len(extra)}")
         return repaired
@@ -261,7 +280,7 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
         lambda: _remove_rules(Iptables(settings), False),
         lambda: _remove_rules(Iptables(settings), True),
         lambda: [f"table inet {ruleset.TABLE}"] if nft.remove() else [],
-        lambda: [f"set {name}" for name in ipset.remove()],
+        *(partial(_remove_set, ipset, name) for name in SETS.values()),
         Host(settings, memory).remove,
     )
     for step in steps:
@@ -272,6 +291,10 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
     nft.close()
     ipset.close()
     return removed, problems
+
+
+def _remove_set(ipset: Ipset, name: str) -> list[str]:
+    return [f"set {name}"] if ipset.remove(name) else []
 
 
 def _remove_rules(iptables: Iptables, ipv6: bool) -> list[str]:

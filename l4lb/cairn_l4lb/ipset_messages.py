@@ -16,7 +16,7 @@ from .netlink import ACK, DUMP, IPSET, Malformed, Message
 _FLUSH, _LIST, _ADD, _DEL = 4, 7, 9, 10
 #: IPSET_ATTR_*
 _PROTOCOL, _SETNAME, _TYPENAME, _FAMILY, _DATA, _ADT, _LINENO = 1, 2, 3, 5, 7, 8, 9
-_IP, _PORT, _PROTO = 1, 4, 7
+_IP, _PORT, _TIMEOUT, _PROTO, _MAXELEM, _REFERENCES = 1, 4, 6, 7, 19, 25
 _IPV4, _IPV6 = 1, 2
 _NET_BYTEORDER = 0x4000
 #: The oldest protocol that has all we need, so that old kernels answer too.
@@ -27,14 +27,41 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 _FULL = 60_000
 
 
+#: IPSET_ERR_*, which errno(3) does not have.
+_ERRORS = {
+    4097: "this kernel speaks another protocol of ipset",
+    4098: "this kernel does not have its type",
+    4099: "there are as many sets as the kernel allows",
+    4100: "a rule or another set uses it",
+    4101: "there is a set of the new name",
+    4102: "the sets are of different types",
+    4103: "it exists",
+    4106: "its type does not have this family",
+    4107: "it has no timeouts",
+    4108: "a rule or another set uses it",
+    4352: "it is full, see its maxelem",
+}
+
+
 class Listing(NamedTuple):
     """A set. typename: as `hash:ip,port`. family: as of sockets. foreign: how many entries it has
-    that are no VIP of TCP or UDP."""
+    that are no VIP of TCP or UDP. maxelem: so many entries it can have. timeout: seconds that an
+    entry stays, None for ever. references: rules and sets that use it."""
 
     typename: str
     family: int
     vips: set[Vip]
     foreign: int
+    maxelem: int = 0
+    timeout: int | None = None
+    references: int = 0
+
+
+def reason(number: int) -> str | None:
+    """What an error of ipset means; None: it is one of errno(3)."""
+    if number < 4096:
+        return None
+    return _ERRORS.get(number, f"error {number} of ipset")
 
 
 def add(name: str, vips: Iterable[Vip]) -> list[bytes]:
@@ -59,7 +86,7 @@ def dump(name: str) -> bytes:
 
 def listing(messages: Iterable[Message]) -> Listing:
     """The answers to `dump`.  Raises Malformed."""
-    typename, family, foreign = "", 0, 0
+    typename, family, foreign, most, timeout, references = "", 0, 0, 0, None, 0
     vips: set[Vip] = set()
     for message in messages:
         found = message.attributes()
@@ -67,13 +94,18 @@ def listing(messages: Iterable[Message]) -> Listing:
             typename = bytes(found[_TYPENAME]).rstrip(b"\0").decode("ascii", "replace")
         if _FAMILY in found:
             family = netlink.number(found[_FAMILY])
+        if _DATA in found:
+            made = dict(netlink.attributes(found[_DATA]))
+            most = netlink.number(made.get(_MAXELEM, b"\0"))
+            timeout = netlink.number(made[_TIMEOUT]) if _TIMEOUT in made else None
+            references = netlink.number(made.get(_REFERENCES, b"\0"))
         for _, entry in netlink.attributes(found.get(_ADT, b"")):
             vip = _vip(dict(netlink.attributes(entry)))
             if vip is None:
                 foreign += 1
             else:
                 vips.add(vip)
-    return Listing(typename, family, vips, foreign)
+    return Listing(typename, family, vips, foreign, most, timeout, references)
 
 
 def _vip(entry: dict[int, netlink.Buffer]) -> Vip | None:

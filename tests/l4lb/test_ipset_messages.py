@@ -1,6 +1,7 @@
 """Entries of sets as bytes."""
 
 import contextlib
+import errno
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,12 @@ def test_what_is_no_vip_is_counted() -> None:
     (message,) = ipset_messages.add("minuteman", VIPS[:1])
     sctp = message.replace(netlink.u8(7, 6), netlink.u8(7, 132))
     assert ipset_messages.listing(netlink.messages(sctp)) == Listing("", 0, set(), 1)
+
+
+def test_errors_of_ipset_are_told_in_words() -> None:
+    assert ipset_messages.reason(4352) == "it is full, see its maxelem"
+    assert ipset_messages.reason(4999) == "error 4999 of ipset"
+    assert ipset_messages.reason(errno.EINVAL) is None
 
 
 @given(st.binary(max_size=80))

@@ -368,7 +368,6 @@ def test_what_failed_is_done_with_the_next_call(
         "add map inet cairn_l4lb be { type ipv4_addr : ipv4_addr; };"
         "add chain inet cairn_l4lb pick { type filter hook prerouting priority -290; };"
         "add rule inet cairn_l4lb pick drop'",
-        "ipset create minuteman hash:ip",
         "ipset create minuteman hash:ip,port; ipset add minuteman 1.2.3.4,tcp:5; iptables -I "
         "FORWARD -p tcp -m set --match-set minuteman dst,dst -m tcp --tcp-flags "
         "FIN,SYN,RST,ACK SYN -j REJECT",

@@ -1,6 +1,5 @@
 """What others made, with names like ours, in namespaces of their own: it stays."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +85,132 @@ def test_rules_that_speak_of_us_stay(host: Namespace, kernel: Kernel, memory: Pa
     assert [line for line in before.split("\n-A") if line not in left] == [
         line for line in before.split("\n-A") if "tcp-reset" in line or "-p udp" in line
     ]
+
+
+# -- sets ------------------------------------------------------------------------------------------
+
+
+def rules(host: Namespace) -> str:
+    return host.run("iptables-save") + host.run("ip6tables-save")
+
+
+def entries(host: Namespace, name: str) -> list[str]:
+    saved = host.run("ipset", "save", name).splitlines()
+    return sorted(line.removeprefix(f"add {name} ") for line in saved if line.startswith("add "))
+
+
+@pytest.mark.parametrize("kind", ["hash:ip", "hash:ip,port family inet6", "list:set"])
+def test_a_set_of_another_type_is_not_ours(
+    host: Namespace, kernel: Kernel, memory: Path, kind: str
+) -> None:
+    host.run("ipset", "create", "minuteman", *kind.split())
+    before = host.run("ipset", "save", "minuteman")
+    assert any("is not ours" in line for line in kernel.preview(ALL))
+    kernel.start()
+    kernel.grow(ALL, whole=True)
+    kernel.shrink()
+    assert kernel.resync() == []
+    (problem,) = kernel.problems
+    assert problem.startswith(f"set minuteman is not ours, its type is {kind.split()[0]}")
+    assert "destroy or rename it" in problem
+    # the other family is as always, and of this one the kernel chooses
+    assert entries(host, "minuteman6") == ["fd01:c::1,tcp:80"]
+    assert "--match-set minuteman6 " in rules(host)
+    assert "--match-set minuteman " not in rules(host)
+    assert set(kernel.read_slots()) == {WEB, WEB6}
+    kernel.grow([service(Vip("tcp", "11.0.0.2", 80), 1)])
+    assert host.run("ipset", "save", "minuteman") == before
+    uninstall(memory)
+    assert host.run("ipset", "save", "minuteman") == before
+    host.run("ipset", "destroy", "minuteman")
+    assert "set minuteman" in kernel.resync()
+    assert kernel.problems == []
+    assert entries(host, "minuteman") == ["11.0.0.1,tcp:80", "11.0.0.2,tcp:80"]
+    assert "--match-set minuteman " in rules(host)
+    assert kernel.resync() == []
+
+
+@pytest.mark.parametrize("flaw", ["maxelem 1", "timeout 3"])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_set_that_cannot_serve_is_replaced(
+    host: Namespace, kernel: Kernel, flaw: str, used: bool
+) -> None:
+    host.run("ipset", "create", "minuteman", "hash:ip,port", *flaw.split())
+    if used:
+        # by rules that are ours, of an earlier version
+        host.run("iptables", "-I", "OUTPUT", "-m", "set", "--match-set", "minuteman", "dst,dst",
+                 "-j", "REJECT")  # fmt: skip
+    assert "ipset swap minuteman-cairn minuteman" in kernel.preview(ALL)
+    kernel.start()
+    kernel.grow(ALL, whole=True)
+    kernel.shrink()
+    assert kernel.problems == []
+    assert kernel.resync() == []
+    assert kernel.preview(ALL) == []
+    shown = host.run("ipset", "list", "minuteman")
+    assert "maxelem 1048576" in shown
+    assert "timeout" not in shown
+    assert entries(host, "minuteman") == ["11.0.0.1,tcp:80"]
+    assert "minuteman-cairn" not in host.run("ipset", "list", "-n").split()
+
+
+def test_a_set_that_cannot_serve_and_is_used_by_others_is_a_problem(
+    host: Namespace, kernel: Kernel
+) -> None:
+    host.run("ipset", "create", "minuteman", "hash:ip,port", "maxelem", "1")
+    theirs = ("-m", "set", "--match-set", "minuteman", "dst,dst", "-j", "ACCEPT")
+    host.run("iptables", "-A", "INPUT", *theirs)
+    kernel.start()
+    kernel.grow(ALL, whole=True)
+    (problem,) = kernel.problems
+    assert problem.startswith("set minuteman has maxelem 1, and others use it")
+    assert kernel.resync() == []
+    host.run("iptables", "-D", "INPUT", *theirs)
+    assert "set minuteman" in kernel.resync()
+    assert kernel.problems == []
+
+
+def test_the_original_s_set_is_ours(host: Namespace, kernel: Kernel) -> None:
+    host.run("ipset", "create", "minuteman", "hash:ip,port")
+    host.run("ipset", "add", "minuteman", "1.2.3.4,tcp:5")
+    host.run("iptables", "-A", "INPUT", "-m", "set", "--match-set", "minuteman", "dst,dst")
+    kernel.start()
+    assert entries(host, "minuteman") == ["1.2.3.4,tcp:5"]
+    kernel.grow(ALL, whole=True)
+    kernel.shrink()
+    assert entries(host, "minuteman") == ["11.0.0.1,tcp:80"]
+    assert kernel.problems == []
+
+
+def test_trouble_with_one_set_stops_no_other(
+    host: Namespace, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.start()
+    kernel.grow([], whole=True)
+    # made while nobody looks
+    monkeypatch.setattr(kernel._ipset, "ensure", lambda _: [])
+    host.run("iptables", "-F")
+    host.run("iptables", "-t", "raw", "-F")
+    host.run("ipset", "destroy", "minuteman")
+    host.run("ipset", "create", "minuteman", "hash:ip,port", "maxelem", "1", "hashsize", "64")
+    host.run("ipset", "add", "minuteman", "11.0.0.9,tcp:1")
+    many = [service(Vip("tcp", f"11.0.1.{n}", 80), 1) for n in range(40)]
+    kernel.grow([*many, ALL[1]])
+    assert kernel.problems == ["changing set minuteman: it is full, see its maxelem"]
+    assert entries(host, "minuteman6") == ["fd01:c::1,tcp:80"]
+    monkeypatch.undo()
+    assert kernel.resync()
+    assert kernel.problems == []
+    assert len(entries(host, "minuteman")) == 40
+
+
+def test_uninstalling_tries_every_set(host: Namespace, kernel: Kernel, memory: Path) -> None:
+    kernel.start()
+    for name in ("minuteman", "minuteman6"):
+        program = "ip6tables" if name.endswith("6") else "iptables"
+        host.run(program, "-A", "INPUT", "-m", "set", "--match-set", name, "dst,dst")
+    removed, problems = uninstall(memory)
+    assert [one.split(":")[0] for one in problems] == [
+        "ipset destroy minuteman", "ipset destroy minuteman6",
+    ]  # fmt: skip
+    assert {"set minuteman-udp", "set minuteman6-udp"} <= set(removed)
