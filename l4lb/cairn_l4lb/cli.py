@@ -7,7 +7,7 @@ import click
 
 from cairn_core.kit import daemon as kit
 
-from .config import L4lbConfig
+from .config import FOREIGN, L4lbConfig
 from .daemon import L4lb, build
 
 DRY_RUN = "--dry-run"
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         click.echo(f"With {DRY_RUN}, prints what would be changed in the kernel, and ends.\n")
     chosen = dry_run if DRY_RUN in arguments else build
     arguments = [one for one in arguments if one != DRY_RUN]
-    return kit.main("cairn-l4lb", L4lbConfig, chosen, arguments)
+    return kit.main("cairn-l4lb", L4lbConfig, chosen, arguments, foreign_keys=FOREIGN)
 
 
 async def dry_run(config: L4lbConfig) -> kit.Daemon[L4lbConfig]:

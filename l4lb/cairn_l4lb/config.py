@@ -23,6 +23,15 @@ from .model import Cost, Locality, Mode, Policy
 from .vips import canonical
 
 MASTER_PORT = 5050
+#: Settings of the originals that say nothing here: of IPVS and its device, of gossip, of pushed
+#: figures, and of where Minuteman 1.7 asked for the cluster.
+FOREIGN = frozenset(
+    {
+        "dcos_l4lb_enable_ipset", "dcos_l4lb_forward_metrics", "ipset_enabled", "iface", "cni_dir",
+        "master_uri", "agent_reregistration_threshold", "metrics_interval_seconds",
+        "metrics_splay_seconds",
+    }
+)  # fmt: skip
 
 Seconds = Annotated[float, Meta(ge=0, le=1e6, description="seconds", extra={"cairn": "duration"})]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000, description="milliseconds")]

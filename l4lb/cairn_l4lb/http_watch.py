@@ -19,7 +19,7 @@ from cairn_core.kit.http_server import Answer, Refused, Request, Stream, sse
 
 from . import targets
 from .model import Service, Vip
-from .shapes import Rates, in_order
+from .shapes import Rates
 from .stats import Stats
 
 EVERY_S = 1.0
@@ -103,7 +103,7 @@ class Watchers:
             del self._streams[stream]
         if not self._streams:
             return
-        now, services = self._clock(), in_order(self._services().values())
+        now, services = self._clock(), list(self._services().values())
         everybody = [stream for stream, (wanted, _) in self._streams.items() if not wanted]
         if everybody:
             self._send(self._event(self._all, services, now), everybody)

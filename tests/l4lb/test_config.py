@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cairn_core.kit.config import ConfigError, load
-from cairn_l4lb.config import L4lbConfig, steer_settings
+from cairn_l4lb.cli import main
+from cairn_l4lb.config import FOREIGN, L4lbConfig, steer_settings
 from cairn_l4lb.daemon import LIVE
 
 MASTERS = ["10.0.0.1:5050"]
@@ -91,6 +92,21 @@ def test_what_is_wrong_is_named(tmp_path: Path, settings: dict[str, Any], proble
     with pytest.raises(ConfigError) as raised:
         loaded(tmp_path, **settings)
     assert problem in str(raised.value)
+
+
+def test_settings_of_the_originals_that_say_nothing_here_do_not_stop_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "l4lb.json"
+    theirs = {name: 1 for name in FOREIGN}
+    file.write_text(json.dumps({"masters": MASTERS, **theirs}))
+    assert main(["--config", str(file), "--check-config"]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("cairn-l4lb: settings ignored: ")
+    assert all(name in told for name in FOREIGN)
+    assert not FOREIGN & set(L4lbConfig.__struct_fields__)
+    assert main(["--config", str(file), "--check-config", "--queue", "50"]) == 1
+    assert "queue: expected a list of length 2, got 1: ['50']" in capsys.readouterr().err
 
 
 def test_the_password_of_zookeeper_is_not_shown(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ or `file:///path`, as the original's flags are.
 import difflib
 import json
 import os
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -133,6 +134,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, str] | None = None,
     foreign_file: bool = False,
+    foreign_keys: Container[str] = (),
 ) -> Loaded[C]:
     """The configuration of `program`; raises ConfigError for the first wrong setting.
 
@@ -145,6 +147,7 @@ def load(
     foreign_file: the file may be an original's, read as Go reads JSON: keys in any case, null for
         the default, unknown ones ignored. Unknown keys with an underscore that are nearly one of
         ours are misspelt, and remain errors.
+    foreign_keys: keys of an original in whatever file, that say nothing to us.
     """
     known = fields(struct)
     values: dict[str, Any] = {}
@@ -156,6 +159,9 @@ def load(
         by_key = {field.key.lower() if foreign_file else field.key: field for field in known}
         for key, value in _read(path).items():
             name = key.lower() if foreign_file else key
+            if name not in by_key and name in foreign_keys:
+                ignored.append(name)
+                continue
             if name not in by_key:
                 near = difflib.get_close_matches(name[:60], by_key, 1, NEAR) if "_" in key else []
                 if not foreign_file or near:
@@ -256,7 +262,7 @@ def _from_text(field: Field, text: str, source: str) -> Any:
         try:
             return _value(field, msgspec.json.decode(text), source, strict=True)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise ConfigError(source, _at(str(error), field)) from None
+            raise ConfigError(source, _problem(str(error), field, text)) from None
     if {"list", "tuple", "set", "frozenset"} & {
         getattr(typing.get_origin(a) or a, "__name__", "") for a in _alternatives(field.type)
     }:
@@ -274,7 +280,7 @@ def _value(field: Field, value: Any, source: str, *, strict: bool) -> Any:
             value = parse_size(value)
         return msgspec.to_builtins(msgspec.convert(value, field.type, strict=strict))
     except (msgspec.ValidationError, ValueError) as error:
-        raise ConfigError(source, _at(str(error), field)) from None
+        raise ConfigError(source, _problem(str(error), field, value)) from None
 
 
 def _is_number(text: str) -> bool:
@@ -285,13 +291,39 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _at(message: str, field: Field) -> str:
-    """`message` with the whole path of what is wrong, as msgspec writes it."""
+#: How people call what the decoder calls otherwise.
+_WORDS = {
+    "int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false",
+    "array": "a list", "object": "a map", "null": "null",
+}  # fmt: skip
+_NAMES = re.compile(r"`(\w+)((?: of length \d+)?)((?: \| \w+)*)`")
+
+
+def _problem(message: str, field: Field, value: Any) -> str:
+    """What the decoder says of a value, in our words: setting, problem, value."""
     if field.kind == "secret":
-        message = "value not accepted"
-    if " - at `$" in message:
-        return shorten(message).replace(" - at `$", f" - at `$.{field.key}", 1)
-    return f"{shorten(message)} - at `$.{field.key}`"
+        return f"{field.key}: value not accepted"
+    text, _, path = message.partition(" - at `$")
+    if text.startswith("Invalid enum value"):
+        text = f"not one of {', '.join(_choices(field.type))}"
+    elif text.startswith("Expected "):
+        text = _NAMES.sub(_in_words, text[:1].lower() + text[1:])
+    told = shorten(repr(value), 60)
+    # a map may have a secret somewhere in it
+    shown = "" if told in text or isinstance(value, dict) else f": {told}"
+    return f"{field.key}{path.removesuffix('`')}: {shorten(text)}{shown}"
+
+
+def _in_words(found: re.Match[str]) -> str:
+    kinds = [found[1], *found[3].split(" | ")[1:]]
+    return " or ".join(_WORDS.get(kind, kind) for kind in kinds) + found[2]
+
+
+def _choices(hint: Any) -> list[str]:
+    """The values of literals in a type."""
+    if typing.get_origin(hint) is Literal:
+        return [str(one) for one in typing.get_args(hint)]
+    return [text for part in typing.get_args(hint) for text in _choices(part)]
 
 
 def _metas(hint: Any) -> list[Meta]:

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -294,12 +294,14 @@ def main(
     env_prefixes: Iterable[str] = (),
     ignore_prefixes: Iterable[str] = (),
     foreign_file: bool = False,
+    foreign_keys: Container[str] = (),
 ) -> int:
     """Run `program` as its command line says; returns the exit code.
 
     build: called inside the loop; what it raises ends the start with one line.
     argv: without the program's name; sys.argv when None.
-    foreign_file: the file may be that of an original, see `config.load`.
+    foreign_file: the file may be that of an original; foreign_keys: keys of it that are ignored;
+        see `config.load`.
     """
     version = package_version("cairn")
     try:
@@ -317,6 +319,7 @@ def main(
             env_prefixes,
             ignore_prefixes,
             foreign_file,
+            foreign_keys,
         )
     except click.exceptions.Exit as ended:
         return ended.exit_code
@@ -341,6 +344,7 @@ def _main(
     env_prefixes: Iterable[str],
     ignore_prefixes: Iterable[str],
     foreign_file: bool,
+    foreign_keys: Container[str],
 ) -> int:
     file = chosen.pop("config", None)
     check, show = chosen.pop("check_config"), chosen.pop("print_config")
@@ -355,6 +359,7 @@ def _main(
             ignore_prefixes=ignored,
             flags=chosen,
             foreign_file=foreign_file,
+            foreign_keys=foreign_keys,
         )
 
     loaded = settings()

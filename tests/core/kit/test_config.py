@@ -103,12 +103,12 @@ def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "problem"),
     [
-        ("PORT", "x", "Expected `int`, got `str` - at `$.port`"),
-        ("PORT", "70000", "Expected `int` <= 65535 - at `$.port`"),
-        ("INTERVAL", "5 s", "not a duration such as 10secs or 5mins: '5 s' - at `$.interval`"),
-        ("INTERVAL", "-1secs", "Expected `float` >= 0.0 - at `$.interval`"),
-        ("MODE", "c", "Invalid enum value 'c' - at `$.mode`"),
-        ("WEIGHTS", '{"x": "y"}', "Expected `int`, got `str` - at `$.weights[...]`"),
+        ("PORT", "x", "port: expected a whole number, got a text: 'x'"),
+        ("PORT", "70000", "port: expected a whole number <= 65535: '70000'"),
+        ("INTERVAL", "5 s", "interval: not a duration such as 10secs or 5mins: '5 s'"),
+        ("INTERVAL", "-1secs", "interval: expected a number >= 0.0: -1.0"),
+        ("MODE", "c", "mode: not one of a, b: 'c'"),
+        ("WEIGHTS", '{"x": "y"}', "weights[...]: expected a whole number, got a text"),
         ("NMAE", "x", "unknown setting"),
     ],
 )
@@ -121,7 +121,7 @@ def test_the_first_wrong_setting_is_named(variable: str, text: str, problem: str
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('{"port": "80"}', "Expected `int`, got `str` - at `$.port`"),
+        ('{"port": "80"}', "port: expected a whole number, got a text: '80'"),
         ('{"prot": 80}', "unknown setting 'prot'"),
         ('{"port": ', "Input data was truncated"),
         ("[]", "Expected `object`, got `array`"),
@@ -186,3 +186,34 @@ def test_the_table_has_every_setting() -> None:
     assert "| `limit` | `null` | bytes |" in table
     assert "| `webUrl` | `null` |  |" in table
     assert "| `work_dir` | required |  |" in settings_table(Needy)
+
+
+def test_keys_of_an_original_are_ignored_where_they_say_nothing_to_us(tmp_path: Path) -> None:
+    file = tmp_path / "sample.json"
+    file.write_text('{"port": 5, "web_urk": 1, "iface": "x"}')
+    loaded = load(
+        Sample, program="cairn-sample", file=file, environ={}, foreign_keys=("web_urk", "iface")
+    )
+    assert (loaded.config.port, loaded.ignored) == (5, ("web_urk", "iface"))
+    with pytest.raises(ConfigError, match="unknown setting 'web_urk'"):
+        load(Sample, program="cairn-sample", file=file, environ={}, foreign_keys=("iface",))
+
+
+class Listed(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings with a list of fixed length."""
+
+    queue: tuple[int, int] = (50, 58)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("50", "queue: expected a list of length 2, got 1: ['50']"),
+        ("[50, true]", "queue[1]: expected a whole number, got true or false: [50, True]"),
+        ("[50", "queue: Input data was truncated: '[50'"),
+    ],
+)
+def test_a_wrong_list_is_told_in_plain_words(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(Listed, program="cairn-listed", environ={"CAIRN_LISTED_QUEUE": text})
+    assert caught.value.problem == problem

@@ -70,7 +70,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     ("flags", "code", "out", "err"),
     [
         (["--check-config"], 0, "", ""),
-        (["--port", "x"], 1, "", "cairn-sample: flag --port: Expected `int`, got `str`"),
+        (["--port", "x"], 1, "", "cairn-sample: flag --port: port: expected a whole number"),
         (["--no-such"], 2, "", "cairn-sample: No such option '--no-such'"),
         (["--print-config", "--log_level=error"], 0, "port = 53  # default", ""),
         (["--version"], 0, "cairn-sample, version", ""),
