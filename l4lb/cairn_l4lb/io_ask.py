@@ -47,7 +47,7 @@ def control(place: Path, method: str, path: str, body: object = None) -> Any:
     """The JSON answer of a control socket.  Raises likewise."""
     connection = _UnixConnection(place)
     try:
-        return _ask(connection, f"the daemon at {place}", method, path, body)
+        return _ask(connection, str(place), method, path, body)
     except PermissionError:
         raise CairnError(f"{place}: for root only; try it with sudo") from None
     finally:
@@ -112,9 +112,12 @@ def _send(
         connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
         return connection.getresponse()
     except (ConnectionRefusedError, FileNotFoundError):
+        other = "another host with --host"
+        if isinstance(connection, _UnixConnection):
+            other = "its control socket with --socket"
         raise NotRunning(
             f"cairn-l4lb does not answer at {base}; is it running? see 'systemctl status "
-            "cairn-l4lb', or name another host with --host"
+            f"cairn-l4lb', or name {other}"
         ) from None
     except PermissionError:
         raise

@@ -240,10 +240,12 @@ async def test_errors_say_what_to_do() -> None:
         url = f"127.0.0.1:{sock.getsockname()[1]}"
     found = await run("list", "--url", url)
     assert "is it running?" in str(found.exception)
+    assert "with --host" in str(found.exception)
     found = await run("list", "--url", "ftp://x")
     assert "not http://host:port" in str(found.exception)
     found = await run("drain", "--socket", "/nowhere/at.all")
-    assert "is it running?" in str(found.exception)
+    assert "does not answer at /nowhere/at.all; is it running?" in str(found.exception)
+    assert "with --socket" in str(found.exception)
 
 
 @pytest.mark.parametrize(
