@@ -10,7 +10,7 @@ from cairn_core.errors import Unavailable, cause
 from . import nft_messages, ruleset
 from .io_netlink import Netlink
 from .io_programs import run
-from .netlink import Malformed
+from .netlink import Malformed, Message
 from .rules import KernelSettings, Key, element_text, is_pick_chain, read_element
 from .ruleset import TABLE
 
@@ -39,19 +39,23 @@ class Nft:
 
     def install(self) -> None:
         """Make the table, or make it what it should be; elements stay where they mean the same."""
-        known = self.is_current()
         keep: dict[Key, bytes | None] = {}
-        if known:
-            self._picks |= picks_of(self._read(one for one in self._maps if one.startswith("vips")))
-        elif self.means_the_same():
+        if self.means_the_same():
+            # in the same transaction, so that a new version costs no connection
             keep = self.read()
             self._picks |= picks_of(keep)
-        try:
-            # in the same transaction, so that a new version costs no connection
-            run(("nft", "-f", "-"), self._text(anew=not known, keep=keep))
-        except Unavailable as error:
-            log.warning("%s; making the table anew", error)
-            run(("nft", "-f", "-"), self._text(anew=True, keep={}))
+        ways = [(True, keep), (True, {})]
+        # one that is as we left it, maybe before a restart, has only to have its rules
+        if not self._rules and self.is_current() and self._has_our_chains():
+            ways.insert(0, (False, {}))
+        for anew, kept in ways:
+            try:
+                run(("nft", "-f", "-"), self._text(anew=anew, keep=kept))
+                break
+            except Unavailable as error:
+                if (anew, kept) == ways[-1]:
+                    raise
+                log.warning("%s; making the table anew", error)
         self._rules = self._fingerprint()
         self._clean = None
 
@@ -177,15 +181,22 @@ class Nft:
         return nft_messages.comment_of(answers[0])
 
     def _fingerprint(self) -> bytes:
+        answers = self._ask([nft_messages.ask_table(TABLE), *nft_messages.ask_rules(TABLE)])
+        return nft_messages.fingerprint(answers, TABLE) if answers else b""
+
+    def _has_our_chains(self) -> bool:
+        """Whether there is no chain of somebody else, and none is missing."""
+        names = nft_messages.chain_names(self._ask(nft_messages.ask_rules(TABLE)), TABLE)
+        return {name for name in names if not is_pick_chain(name)} == ruleset.chains(self._settings)
+
+    def _ask(self, questions: Iterable[bytes]) -> list[Message]:
+        """The answers about our table; none without one."""
         try:
-            answers = self._netlink.request(nft_messages.ask_table(TABLE))
-            for question in nft_messages.ask_rules(TABLE):
-                answers += self._netlink.request(question)
+            return [one for each in questions for one in self._netlink.request(each)]
         except OSError as error:
             if error.errno == errno.ENOENT:
-                return b""
+                return []
             raise Unavailable(f"reading {TABLE}: {cause(error)}") from None
-        return nft_messages.fingerprint(answers, TABLE)
 
 
 def _next(generation: int) -> int:

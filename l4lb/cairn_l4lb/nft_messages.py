@@ -26,7 +26,7 @@ _VALUE, _VERDICT = 1, 2
 _CODE, _CHAIN = 1, 2
 _GEN_ID, _BATCH_GEN_ID = 1, 1
 #: NFTA_TABLE_*; the first attribute of chains and rules is their table.
-_TABLE_NAME, _TABLE_USERDATA, _OF_TABLE = 1, 6, 1
+_TABLE_NAME, _TABLE_USERDATA, _OF_TABLE, _CHAIN_NAME = 1, 6, 1, 3
 #: What counts users and packets, by message: changes without anybody changing a rule.
 _COUNTS = {_NEWTABLE: frozenset({3}), _NEWCHAIN: frozenset({6, 8})}
 #: NFPROTO_INET
@@ -172,14 +172,27 @@ def fingerprint(answers: Iterable[Message], table: str) -> bytes:
     """Of a table, its chains and rules: equal while nobody changed, flushed or replaced any, since
     each has a handle that is never given twice.  answers: to `ask_table` and `ask_rules`."""
     digest = hashlib.sha256()
-    for message in answers:
-        found = message.attributes()
-        command = message.command
-        if bytes(found.get(_OF_TABLE, b"")).rstrip(b"\0") != table.encode():
-            continue  # old kernels answer with those of all tables
+    for command, found in _of_table(answers, table):
         for kind in sorted(found.keys() - _COUNTS.get(command, frozenset())):
             digest.update(bytes((command, kind)) + bytes(found[kind]))
     return digest.digest()
+
+
+def chain_names(answers: Iterable[Message], table: str) -> set[str]:
+    """The chains of a table.  answers: to `ask_rules`."""
+    return {
+        bytes(found[_CHAIN_NAME]).rstrip(b"\0").decode("utf-8", "replace")
+        for command, found in _of_table(answers, table)
+        if command == _NEWCHAIN and _CHAIN_NAME in found
+    }
+
+
+def _of_table(answers: Iterable[Message], table: str) -> Iterator[tuple[int, dict[int, Buffer]]]:
+    for message in answers:
+        found = message.attributes()
+        # old kernels answer with those of all tables
+        if bytes(found.get(_OF_TABLE, b"")).rstrip(b"\0") == table.encode():
+            yield message.command, found
 
 
 def chain_of(data: bytes) -> str:

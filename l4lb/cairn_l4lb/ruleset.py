@@ -51,6 +51,11 @@ def first_picks(ipv6: bool) -> set[str]:
     return {pick_chain(six, 1) for six in ((False, True) if ipv6 else (False,))}
 
 
+def chains(settings: KernelSettings) -> set[str]:
+    """Names of all chains but `pick-N`."""
+    return set(_chains(settings, ()))
+
+
 def comment(settings: KernelSettings) -> str:
     """What the table says of itself: equal only for the same rules, whichever `pick-N` it has."""
     examples = [pick_chain(six, n) for six in (False, True) for n in (1, 2)]

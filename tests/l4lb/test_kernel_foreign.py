@@ -214,3 +214,44 @@ def test_uninstalling_tries_every_set(host: Namespace, kernel: Kernel, memory: P
         "ipset destroy minuteman", "ipset destroy minuteman6",
     ]  # fmt: skip
     assert {"set minuteman-udp", "set minuteman6-udp"} <= set(removed)
+
+
+# -- our table -------------------------------------------------------------------------------------
+
+INTRUDERS = {
+    "a rule": "nft add rule inet cairn_l4lb output counter drop",
+    "a chain": "nft 'add chain inet cairn_l4lb mine { type filter hook output priority 0; };"
+    "add rule inet cairn_l4lb mine counter drop'",
+    "a chain that a map of theirs goes to": "nft 'add chain inet cairn_l4lb mine;"
+    "add map inet cairn_l4lb m { type mark : verdict; elements = { 1 : goto mine } };"
+    "add rule inet cairn_l4lb output meta mark vmap @m'",
+    "a chain of ours at another place": "nft 'delete chain inet cairn_l4lb nat-input;"
+    "add chain inet cairn_l4lb nat-input { type filter hook input priority 5; policy drop; }'",
+    "a policy": "nft 'add chain inet cairn_l4lb unknown-output "
+    "{ type filter hook output priority 1; policy drop; }'",
+}
+
+
+@pytest.mark.parametrize("what", INTRUDERS)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_others_put_into_our_table_goes(
+    host: Namespace, kernel: Kernel, memory: Path, what: str, restarted: bool
+) -> None:
+    kernel.start()
+    kernel.grow(ALL, whole=True)
+    kernel.shrink()
+    before = host.run("nft", "list", "table", "inet", "cairn_l4lb")
+    elements = kernel._nft.read()
+    host.run("bash", "-c", INTRUDERS[what])
+    assert host.run("nft", "list", "table", "inet", "cairn_l4lb") != before
+    if restarted:
+        other = Kernel(SETTINGS, memory)
+        other.start()
+        # before anybody tells it of VIPs
+        assert other._nft.read() == elements
+        other.close()
+    else:
+        # nothing but the table, so no element was missing
+        assert kernel.resync() == ["table inet cairn_l4lb"]
+    after = host.run("nft", "list", "table", "inet", "cairn_l4lb")
+    assert sorted(after.split()) == sorted(before.split())
