@@ -1,7 +1,7 @@
 """What the commands print.  Works for whatever JSON of the right kind a daemon sends."""
 
-import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, TypeAlias
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -147,7 +147,7 @@ def rates(data: dict[str, Any]) -> Group:
 def rate_lines(data: dict[str, Any]) -> Iterator[str]:
     """Rates of one second for a pipe: one line a backend, `key=value` after what it is of."""
     at = data.get("at")
-    when = time.strftime("%H:%M:%S", time.localtime(at if isinstance(at, int | float) else None))
+    when = f"{datetime.fromtimestamp(at):%H:%M:%S}" if isinstance(at, int | float) else "-"
     for one in _dicts(data.get("vips")):
         label = _clean(_short(one.get("name") or one.get("vip")))
         for each in _dicts(one.get("backends")):
