@@ -170,11 +170,11 @@ class Server:
                 out.append(decide(data, now))
         except OSError:
             self._lost_packets += 1  # ENOBUFS: they passed, or vanished, without us
-        self._packet_burst.note(len(out))
         if out:
+            self._send_verdicts(queues, out)
             self._active = True
             self._awake_until = now + self._busy_poll_s
-            self._send_verdicts(queues, out)
+        self._packet_burst.note(len(out))
         return len(out)
 
     def _send_verdicts(self, queues: Queues, out: list[bytes]) -> None:
