@@ -1,12 +1,14 @@
 """Steering: why a client gets its backend, without a change by the question."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn_l4lb.model import Vip
+from cairn_l4lb.steering.explain import text as in_words
 from cairn_l4lb.testing_steering import World, backend, container, service, text
 
 
@@ -145,3 +147,12 @@ def test_questions_change_nothing_and_tell_the_truth(
             elif what == "again":
                 world.wait(1.0)
                 world.syn(flow)
+
+
+def test_a_latency_that_faded_is_told_in_plain_figures() -> None:
+    one, other = (
+        cast(Any, SimpleNamespace(text=place)) for place in ("10.0.0.1:80", "10.0.0.2:80")
+    )
+    assert in_words(("p2c", one, other, 37.0, 2_345_678.0), "peak-ewma") == (
+        "p2c: 10.0.0.1:80 (under 0.001 ms) before 10.0.0.2:80 (2.35 ms)"
+    )

@@ -169,7 +169,10 @@ def _pending(cost: float) -> str:
 
 
 def _latency(nanoseconds: float) -> str:
-    return "unknown" if nanoseconds >= PENALTY else f"{nanoseconds / 1e6:.3g} ms"
+    if nanoseconds >= PENALTY:
+        return "unknown"
+    # what was measured long ago fades to nothing
+    return f"{nanoseconds / 1e6:.3g} ms" if nanoseconds >= 1e3 else "under 0.001 ms"
 
 
 def _address(client: bytes) -> str:
