@@ -15,12 +15,11 @@ from cairn_core.clusterview.masters import parse_ensemble, parse_place
 from cairn_core.errors import LocalError, shorten
 from cairn_core.kit.config import CommonConfig, Port, Secret
 from cairn_core.vips.addresses import AddressRange, BadRange
-from cairn_core.vips.reserved import network, why_not_range
+from cairn_core.vips.reserved import is_address, network, why_not_range
 
 from .channel import SteerSettings
 from .literals import OVERLAY
 from .model import Cost, Locality, Mode, Policy
-from .vips import canonical
 
 MASTER_PORT = 5050
 #: Settings of the originals that say nothing here: of IPVS and its device, of gossip, of pushed
@@ -247,7 +246,7 @@ class L4lbConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_only=
             servers += parse_ensemble(self.zk).hosts
         hosts = [parse_place(one, MASTER_PORT)[0] for one in servers]
         taken = self.not_for_vips()
-        taken += [(host, "of a master or zk") for host in hosts if canonical(host)]
+        taken += [(host, "of a master or zk") for host in hosts if is_address(host)]
         taken += [(self.private_ip, "private_ip")] if self.private_ip else []
         try:
             self.vip_range(version)

@@ -24,6 +24,7 @@ from cairn_core.vips.addresses import (
     Allocator,
     BadRange,
 )
+from cairn_core.vips.reserved import is_address, why_not_range
 
 MAX_CREDENTIALS_BYTES = 1024 * 1024
 
@@ -158,11 +159,30 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
 
     def vip_range(self) -> AddressRange | None:
         """Where the IPv4 addresses of named VIPs come from; None: there are none."""
-        return _range("vip_min_ip", self.vip_min_ip, self.vip_max_ip, self.vip_allocator, 4)
+        return self._range("vip_min_ip", self.vip_min_ip, self.vip_max_ip, self.vip_allocator, 4)
 
     def vip_range6(self) -> AddressRange | None:
         """The same for IPv6."""
-        return _range("vip_min_ip6", self.vip_min_ip6, self.vip_max_ip6, DEFAULT_IPV6.allocator, 6)
+        allocator = DEFAULT_IPV6.allocator
+        return self._range("vip_min_ip6", self.vip_min_ip6, self.vip_max_ip6, allocator, 6)
+
+    def _range(
+        self, name: str, first: str, last: str, allocator: Allocator, version: int
+    ) -> AddressRange | None:
+        if not first:
+            return None
+        own = [
+            (text, "of this master") for text in (self.ip, self.advertise_ip) if is_address(text)
+        ]
+        try:
+            span = AddressRange.parse(first, last, allocator)
+        except BadRange as error:
+            raise ValueError(f"{name}: {error}") from None
+        if span.ipv6 != (version == 6):
+            raise ValueError(f"{name}: not IPv{version}: {span.min}")
+        if why := why_not_range(span.min, span.max, own):
+            raise ValueError(f"{name}: {why}")
+        return span
 
     def domain_info(self) -> DomainInfo | None:
         """The fault domain of this master."""
@@ -172,20 +192,6 @@ class MasterConfig(CommonConfig, frozen=True, forbid_unknown_fields=True, kw_onl
             return msgspec.json.decode(self.domain, type=DomainInfo)
         except msgspec.MsgspecError as error:
             raise ValueError(f"domain: {shorten(str(error))}") from None
-
-
-def _range(
-    name: str, first: str, last: str, allocator: Allocator, version: int
-) -> AddressRange | None:
-    if not first:
-        return None
-    try:
-        span = AddressRange.parse(first, last, allocator)
-    except BadRange as error:
-        raise ValueError(f"{name}: {error}") from None
-    if span.ipv6 != (version == 6):
-        raise ValueError(f"{name}: not IPv{version}: {span.min}")
-    return span
 
 
 def read_credentials(path: str) -> dict[str, str]:

@@ -30,6 +30,15 @@ def network(text: str) -> Network:
     return found
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is an IP address; hosts of settings may be names instead."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 _SPECIAL = tuple(
     (network(text), what)
     for text, what in (
