@@ -266,6 +266,45 @@ def test_what_is_refused_is_told_and_gets_its_turn() -> None:
     assert rig.cluster.vips.refused == {}
 
 
+def test_one_framework_does_not_take_all_names() -> None:
+    rig = VipRig(max_vips=40, max_vips_of_framework=8)
+    agent_id, greedy = rig.agent(), rig.framework("greedy", failover_timeout=1e9)
+    rig.launch(greedy, agent_id, "t1", *(f"n{n}:1" for n in range(12)))
+    assert len(rig.cluster.vips.addresses) == 8
+    (refused,) = [change for change in rig.changes if isinstance(change, VipsRefused)]
+    assert refused == VipsRefused(4, "n6.greedy", f"framework {greedy!r} has 8 names already")
+    # names that nobody asks for count as well, or it would take one after the other
+    rig.update(1, greedy, "t1", TaskState.FINISHED)
+    acknowledge(rig, greedy, agent_id, "t1")
+    rig.launch(greedy, agent_id, "t2", "/late:1")
+    assert set(rig.cluster.vips.refused) == {"late.greedy"}
+    # others have room, and its name, where they have the same one
+    other = rig.framework("Greedy")
+    rig.launch(other, agent_id, "t3", "/late:1", "/more:1")
+    assert not rig.cluster.vips.refused
+    assert {"late.greedy", "more.greedy"} <= rig.published().keys()
+
+
+def test_the_last_names_are_for_frameworks_that_have_few() -> None:
+    rig = VipRig(max_vips=40, max_vips_of_framework=8)
+    agent_id = rig.agent()
+    for n in range(4):
+        rig.launch(rig.framework(f"f{n}"), agent_id, f"t{n}", *(f"n{m}:1" for m in range(8)))
+    assert len(rig.cluster.vips.addresses) == 30
+    rig.launch(rig.framework("late"), agent_id, "last", *(f"n{m}:1" for m in range(8)))
+    assert sum(name.endswith(".late") for name in rig.cluster.vips.addresses) == 2
+
+
+def test_after_a_change_of_masters_names_count_for_who_asks_for_them() -> None:
+    known = {f"n{n}.m": Given(f"11.0.0.{n}", "") for n in range(4)}
+    rig = VipRig(RegistryImage(vips=known), max_vips_of_framework=4)
+    agent_id, framework_id = rig.agent(), rig.framework("m")
+    rig.launch(framework_id, agent_id, "t1", *(f"n{n}:1" for n in range(4)))
+    rig.launch(framework_id, agent_id, "t2", "/new:1")
+    assert set(rig.cluster.vips.refused) == {"new.m"}
+    assert len(rig.published()) == 4
+
+
 def test_a_range_that_is_used_up_is_told() -> None:
     span = AddressRange("11.0.0.0", "11.0.0.2", "nfq")
     rig = VipRig(vip_ipv4=span, vip_ipv6=None)

@@ -31,6 +31,7 @@ from cairn_core.mesos.scheduler_api import Event
 from cairn_core.replog.interface import Record
 from cairn_core.resources import Resources
 from cairn_core.vips.addresses import Addresses
+from cairn_core.vips.shares import Shares
 
 
 @dataclass(slots=True, eq=False)
@@ -55,16 +56,20 @@ class VipTable:
 
     addresses: of all names that have some, also of those in `storing` and `leaving`.
     names_of: what a task asks for, by framework id and task id; without tasks that ask for nothing.
-    uses: how many tasks ask for a name. idle: names with addresses that none asks for, and since
-        when (monotonic seconds), the oldest first.
+    uses: how many tasks ask for a name. askers: the framework of one of them. shares: the framework
+        that each name of `addresses` counts for, the first that asked for it as far as is known.
+    idle: names with addresses that none asks for, and since when (monotonic seconds), the oldest
+        first.
     wanted: names that the fact being handled asks for first. refused: names that are asked for and
         got no address, and why. storing, leaving: names of which a record is on its way.
     timer: when the oldest idle name is looked at.
     """
 
     addresses: Addresses
+    shares: Shares[str]
     names_of: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
+    askers: dict[str, str] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     wanted: dict[str, None] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -125,7 +130,11 @@ class Cluster:
     _storing: dict[int, Callable[[], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.vips = VipTable(Addresses(self.settings.vip_ipv4, self.settings.vip_ipv6))
+        settings = self.settings
+        self.vips = VipTable(
+            Addresses(settings.vip_ipv4, settings.vip_ipv6),
+            Shares(settings.max_vips, settings.max_vips_of_framework, "names"),
+        )
 
     def number(self, what: str) -> int:
         """The next number of a kind, from 0 on; ids are unique because the master's id is."""

@@ -72,7 +72,9 @@ def _check_vips(c: Cluster) -> None:
         assert task_id in c.frameworks[FrameworkId(framework_id)].tasks
         uses.update(names)
     assert vips.uses == uses
+    assert vips.askers.keys() == uses.keys()
     named = set(vips.addresses)
+    assert set(vips.shares) == named
     assert uses.keys() <= named | vips.refused.keys()
     assert vips.refused.keys() <= uses.keys() - named
     assert named == (uses.keys() & named) | vips.idle.keys() | vips.leaving

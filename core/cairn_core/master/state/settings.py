@@ -25,7 +25,8 @@ class Settings:
     joins_per_s: the rate at which the others are told to come back.
     vip_ipv4, vip_ipv6: ranges of the addresses of named VIPs; None: none of this family.
     vip_release_s: a name that no task asks for keeps its addresses for so long.
-    max_vips: names that have an address at most.
+    max_vips: names that have an address at most. max_vips_of_framework: of these those of one
+        framework; the last quarter of all is for frameworks that have less than a quarter of that.
     joining_timeout_s: an agent must have sent its inventory by then, or starts over.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     vip_ipv6: AddressRange | None = DEFAULT_IPV6
     vip_release_s: float = 7 * 86400.0
     max_vips: int = 65_536
+    max_vips_of_framework: int = 8192
 
     @property
     def ping_timeout_s(self) -> float:

@@ -7,6 +7,9 @@ Rules of labels, names and ranges are in `cairn_core.vips`.  A task counts from 
 leaves the tables, whatever its state: a name has its address before the task runs.  After a change
 of masters nobody asks for anything yet, so the time begins anew for all names.
 
+No framework gets more than its share of the names, so that none of them can take all.  A name
+counts for the framework that asked for it first, until it is released.
+
 Differs: in the original each node finds addresses for itself and frees them with the last task.
 """
 
@@ -24,6 +27,7 @@ from cairn_core.mesos.feed_rows import TaskRow, discovery_ports, vip_labels
 from cairn_core.vips.addresses import Given, OutOfAddresses
 from cairn_core.vips.labels import declared
 from cairn_core.vips.names import BadName, full_name
+from cairn_core.vips.shares import NOBODY
 
 NAME = "vips"
 #: Names that are released, or tried again, in one step.
@@ -73,6 +77,7 @@ def recover(c: Cluster, names: Mapping[str, Given]) -> None:
     for name, given in sorted(names.items()):
         if vips.addresses.adopt(name, given.ipv4, given.ipv6):
             vips.idle[name] = c.now
+            vips.shares.take(name, NOBODY)
         else:
             c.counts["master/vips_conflicting"] += 1
     _wake(c)
@@ -104,12 +109,19 @@ def renamed(c: Cluster, framework: FrameworkRecord) -> None:
 def _ask(c: Cluster, key: tuple[str, str], names: tuple[str, ...]) -> None:
     vips = c.vips
     vips.names_of[key] = names
+    framework_id = key[0]
     for name in names:
         vips.uses[name] = vips.uses.get(name, 0) + 1
+        asker = vips.askers.setdefault(name, framework_id)
         if vips.uses[name] == 1:
             vips.idle.pop(name, None)
             if name not in vips.addresses:
                 vips.wanted[name] = None
+        elif name in vips.refused and asker != framework_id:
+            # frameworks may have one name, and another one may have room for it
+            vips.askers[name] = framework_id
+            vips.wanted[name] = None
+        vips.shares.claim(name, framework_id)
 
 
 def _unask(c: Cluster, key: tuple[str, str]) -> None:
@@ -117,7 +129,7 @@ def _unask(c: Cluster, key: tuple[str, str]) -> None:
     for name in vips.names_of.pop(key):
         vips.uses[name] -= 1
         if not vips.uses[name]:
-            del vips.uses[name]
+            del vips.uses[name], vips.askers[name]
             vips.wanted.pop(name, None)
             vips.refused.pop(name, None)
             if name in vips.addresses and name not in vips.leaving:
@@ -135,12 +147,13 @@ def settle(c: Cluster) -> None:
     new: dict[str, Given] = {}
     refused: list[str] = []
     for name in wanted:
-        reason = ""
-        if len(vips.addresses) >= c.settings.max_vips:
-            reason = f"there are {c.settings.max_vips} names already"
+        reason, asker = "", vips.askers[name]
+        if not vips.shares.room(asker):
+            reason = vips.shares.why_full(asker)
         else:
             try:
                 new[name] = vips.addresses.give(name)
+                vips.shares.take(name, asker)
             except OutOfAddresses as error:
                 reason = str(error)
         if not reason:
@@ -184,11 +197,13 @@ def _released(c: Cluster, names: Iterable[str]) -> None:
     for name in names:
         vips.leaving.discard(name)
         given = vips.addresses.release(name)
+        vips.shares.give_back(name)
         assert given is not None
         c.emit(VipChanged(name, given, Change.REMOVED))
         if name in vips.uses:
             vips.wanted[name] = None  # asked for again meanwhile
-    vips.wanted.update(dict.fromkeys(islice(vips.refused, AT_ONCE)))
+    hopeful = (name for name in vips.refused if vips.shares.room(vips.askers[name]))
+    vips.wanted.update(dict.fromkeys(islice(hopeful, AT_ONCE)))
 
 
 def _wake(c: Cluster) -> None:
