@@ -186,7 +186,7 @@ def explained(told: dict[str, Any]) -> Iterator[Part]:
                 for client, chosen, why, ago in recent[:RECENT]
             ]  # fmt: skip
             yield "latest decisions:"
-            yield _table((">AGO", "CLIENT", "BACKEND", "WHY"), rows, folded="WHY")
+            yield _table((">AGO", "CLIENT", "BACKEND", "WHY"), rows)
     yield from _source(told)
 
 

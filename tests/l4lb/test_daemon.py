@@ -161,6 +161,10 @@ def test_without_networking_the_table_follows_the_cluster(tmp_path: Path) -> Non
         (problem,) = daemon.get("/debug/state")["problems"]
         assert problem["task"] == "web.0"
         assert "99999999" in problem["reason"]
+        told = "not served as asked for of=web.0 reason=label 'VIP_0'"
+        daemon.until(lambda: told in daemon.log.read_text(), "logged")
+        told_by = daemon.get("/v1/problems")
+        assert (told_by["count"], told_by["problems"]) == (1, [problem])
         assert daemon.stop() == 0
 
 
@@ -200,6 +204,8 @@ def test_a_drain_holds_over_a_restart(tmp_path: Path) -> None:
         wanted = {"10.9.0.1:8080": "drained", "10.9.0.2:8080": "open"}
         daemon.ctl("drain", "10.9.0.1", "--socket", str(daemon.control))
         daemon.until(lambda: states(daemon) == wanted, "drained")
+        why = daemon.get("/v1/table")["vips"][0]["backends"][0]["why"]
+        assert why == "drained"  # by an operator
         daemon.stop()
         daemon.start()
         assert states(daemon) == wanted

@@ -381,3 +381,20 @@ def test_whatever_a_task_says_makes_sound_backends_or_none(
         assert 1 <= one.port <= 65535
         assert 0 <= one.weight <= 100
     assert all("\n" not in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, ""),
+        ({"state": "TASK_KILLING", "healthy": False}, "killing"),
+        ({"healthy": False}, "unhealthy"),
+        ({"health_checked": True}, "unchecked"),
+        ({"weight": "0"}, "weight 0"),
+        ({"weight": "0", "healthy": False}, "unhealthy"),
+    ],
+)
+def test_a_backend_says_why_it_gets_no_connections(fields: dict[str, Any], why: str) -> None:
+    labels = {"L4LB_0_WEIGHT": fields.pop("weight")} if "weight" in fields else {}
+    (member,) = made(task(port(31000, "web:80", **labels), **fields)).members
+    assert (member.backend.why, member.backend.weight) == (why, 0 if why else 1)
