@@ -112,7 +112,7 @@ class State:
             "decided_by": decided_by(service.vip, self.stats),
             "backend": backend,
             "reasons": reasons,
-            "left_out": _left_out(service),
+            "left_out": left_out(service),
             "recent": recent,
         }
 
@@ -247,7 +247,7 @@ class State:
         }
 
 
-def _left_out(service: Service) -> list[str]:
+def left_out(service: Service) -> list[str]:
     """Backends that take no new connections on purpose, one line for each reason."""
     found: dict[str, list[str]] = {}
     for one in service.backends:

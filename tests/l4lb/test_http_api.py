@@ -21,6 +21,7 @@ from cairn_l4lb.drains import Drains
 from cairn_l4lb.exometer import LastMinute
 from cairn_l4lb.http_api import HttpApi
 from cairn_l4lb.http_control import Control, read
+from cairn_l4lb.http_state import left_out
 from cairn_l4lb.http_watch import Watchers
 from cairn_l4lb.metrics import L4lbMetrics
 from cairn_l4lb.model import Backend, Options, Service, Vip
@@ -40,7 +41,10 @@ SERVICES = [
         Options(policy="maglev"),
     ),
     Service(Vip("tcp", "fd01:c::1", 80), "nginxdocker.marathon", (Backend("fd00::5", 80),)),
-    Service(Vip("udp", "11.0.0.9", 53), "dns.marathon", (Backend("10.0.1.79", 53, weight=0, why="unhealthy"),)),
+    Service(
+        Vip("udp", "11.0.0.9", 53), "dns.marathon",
+        (Backend("10.0.1.79", 53, weight=0, why="unhealthy"),),
+    ),
     Service(Vip("tcp", "1.2.3.4", 5000)),
 ]  # fmt: skip
 
@@ -351,6 +355,16 @@ async def test_explanations_come_from_the_steering_process() -> None:
             assert (await api.get(path)).status == 400
         assert (await api.get("/explain?vip=nobody:1")).status == 404
         assert (await api.get("/explain?vip=dns.marathon")).status == 503
+
+
+def test_backends_that_are_left_out_are_told_by_the_reason() -> None:
+    assert left_out(SERVICES[0]) == []
+    many = tuple(Backend("10.0.1.79", port, weight=0, why="killing") for port in range(1, 8))
+    one = Backend("10.0.1.79", 99, weight=0, why="unhealthy")
+    assert left_out(Service(WEB, "web.marathon", (*many, one))) == [
+        "killing: " + ", ".join(f"10.0.1.79:{port}" for port in range(1, 6)) + " and 2 more",
+        "unhealthy: 10.0.1.79:99",
+    ]
 
 
 async def test_standard_paths() -> None:
