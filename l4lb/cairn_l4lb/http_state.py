@@ -231,6 +231,7 @@ class State:
             else {"pid": steering.pid, "ready": steering.ready, "deaths": steering.deaths},
             "kernel": {
                 "problem": applier.problem,
+                "problems": applier.kernel_problems,
                 "repaired": applier.repaired,
                 "last_repairs": applier.repairs,
                 "uninstalled": applier.uninstalled,

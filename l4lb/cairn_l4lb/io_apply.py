@@ -113,6 +113,11 @@ class Applier:
         if self.balancer.is_due:
             self._due.set()
 
+    @property
+    def kernel_problems(self) -> list[str]:
+        """What others made in the kernel and we cannot put right; the rest works."""
+        return self._kernel.problems if self._kernel is not None else []
+
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -426,7 +426,7 @@ def test_a_dry_run_tells_and_changes_nothing(place: Site, tmp_path: Path) -> Non
 
 
 @pytest.mark.netns
-def test_what_stands_in_the_way_is_named_and_waited_for(place: Site, tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named_and_used_once_it_can_be(place: Site, tmp_path: Path) -> None:
     requires("ipset")
     taken = ["INPUT", "-m", "set", "--match-set", "minuteman", "src", "-j", "ACCEPT"]
     place.host.run("ipset", "create", "minuteman", "hash:net")
@@ -437,14 +437,16 @@ def test_what_stands_in_the_way_is_named_and_waited_for(place: Site, tmp_path: P
     with place.host.inside():
         listener = socket.create_server(("127.0.0.1", 0))
     with free, FeedMaster(rows(list(place.backends)), listener) as master:
-        daemon = Daemon(tmp_path, master, place.host)
+        daemon = Daemon(tmp_path, master, place.host, reconcile_timeout=200)
         try:
-            daemon.launch()
-            daemon.until(lambda: "kernel" in daemon.get("/ready").get("reason", ""), "told")
-            assert "minuteman" in daemon.get("/ready")["reason"]
-            assert "kernel not set up" in daemon.log.read_text()
+            daemon.start()
+            (told,) = daemon.get("/debug/state")["kernel"]["problems"]
+            assert "minuteman" in told
+            assert told in daemon.log.read_text()
+            assert not place.connect(VIP, 80, count=30).failures  # the kernel chooses
             free.close()
-            daemon.until(lambda: daemon.get("/ready")["ready"], "ready")
+            daemon.until(lambda: not daemon.get("/debug/state")["kernel"]["problems"], "free")
+            daemon.until(lambda: MATCH in place.host.run("iptables-save", "-t", "raw"), "used")
             assert not place.connect(VIP, 80, count=30).failures
         finally:
             daemon.ctl("uninstall", "--yes", "--socket", str(daemon.control))
