@@ -426,7 +426,9 @@ def test_a_dry_run_tells_and_changes_nothing(place: Site, tmp_path: Path) -> Non
 
 
 @pytest.mark.netns
-def test_what_stands_in_the_way_is_named_and_used_once_it_can_be(place: Site, tmp_path: Path) -> None:
+def test_what_stands_in_the_way_is_named_and_used_once_it_can_be(
+    place: Site, tmp_path: Path
+) -> None:
     requires("ipset")
     taken = ["INPUT", "-m", "set", "--match-set", "minuteman", "src", "-j", "ACCEPT"]
     place.host.run("ipset", "create", "minuteman", "hash:net")
