@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from cairn_core.errors import Unavailable, cause
 
 from . import io_nft, kernel, rules, ruleset
@@ -45,6 +47,8 @@ class Kernel:
         #: What cannot be put right, by name of its set; the rest works.
         self._problems: dict[str, str] = {}
         self._draining = False
+        #: There may be routes to VIPs that are gone.
+        self._tidy_routes = False
 
     def start(self) -> None:
         """Set up everything but VIPs.  Keeps what an earlier process left, so that connections go
@@ -78,7 +82,10 @@ class Kernel:
         desired = self._desired
         if not whole and not desired.follows:
             raise ValueError("the first services have to be all: whole is False")
+        services, gone = list(services), list(gone)
         desired.update(services, gone, whole=whole)
+        self._host.serve(service.vip.address for service in services)
+        self._tidy_routes |= whole or any(self._host.needs(vip.address) for vip in gone)
         if desired.follows:
             self._do()
             return
@@ -99,6 +106,9 @@ class Kernel:
             self._compare(keep_backends=False)
         work.unqueue.clear()
         work.later.clear()
+        if self._tidy_routes:
+            self._tidy_routes = False
+            self._host.keep({vip.address for vip in self._desired.placed})
 
     def weigh(
         self,
@@ -122,6 +132,7 @@ class Kernel:
         """What `start`, a whole `grow` and `shrink` would do now, as commands; changes nothing,
         and needs no `start`."""
         desired = Desired(self._settings.shift)
+        services = list(services)
         desired.update(services, (), whole=True)
         actual = self._nft.read()
         plan = self._ipset.plan(self._iptables.users)
@@ -154,7 +165,8 @@ class Kernel:
                 for vip in sorted(vips)
             ]
         lines += [command_line(*change) for change in self._iptables.plan(unfit)]
-        return lines + [" ".join(command) for command in self._host.plan()]
+        addresses = [service.vip.address for service in services]
+        return lines + [" ".join(command) for command in self._host.plan(addresses)]
 
     def open_for_drain(self) -> None:
         """Empty the sets, so that new connections are the kernel's while the queues drain."""
@@ -266,23 +278,24 @@ class Kernel:
         return repaired
 
 
-def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
+def uninstall(
+    memory: Path = MEMORY, settings: KernelSettings | None = None
+) -> tuple[list[str], list[str]]:
     """Remove everything of ours, whoever made it, and nothing else.
 
+    memory: file of `Kernel`. settings: of `Kernel`, as far as they are known.
     Returns what was removed and what could not be, one line each.
     """
-    settings = KernelSettings()
-    removed: list[str] = []
-    problems: list[str] = []
+    settings = replace(settings or KernelSettings(), ipv6=True)
     nft, ipset = _open(settings)
-
     steps: tuple[Callable[[], list[str]], ...] = (
         lambda: _remove_rules(Iptables(settings), False),
         lambda: _remove_rules(Iptables(settings), True),
         lambda: [f"table inet {ruleset.TABLE}"] if nft.remove() else [],
         *(partial(_remove_set, ipset, name) for name in SETS.values()),
-        Host(settings, memory).remove,
     )
+    removed: list[str] = []
+    problems: list[str] = []
     for step in steps:
         try:
             removed += step()
@@ -290,7 +303,8 @@ def uninstall(memory: Path = MEMORY) -> tuple[list[str], list[str]]:
             problems.append(str(error))
     nft.close()
     ipset.close()
-    return removed, problems
+    undone, not_undone = Host(settings, memory).remove()
+    return removed + undone, problems + not_undone
 
 
 def _remove_set(ipset: Ipset, name: str) -> list[str]:

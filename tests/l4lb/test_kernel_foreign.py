@@ -1,12 +1,18 @@
 """What others made, with names like ours, in namespaces of their own: it stays."""
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cairn_core.errors import CairnError, Unavailable
 from cairn_core.testing.requires import requires
-from cairn_l4lb.io_kernel import Kernel, uninstall
+from cairn_l4lb import io_host, io_uninstall
+from cairn_l4lb.io_kernel import MEMORY, Kernel, uninstall
+from cairn_l4lb.io_programs import run
+from cairn_l4lb.io_uninstall import uninstall as by_hand
 from cairn_l4lb.model import Backend, Service, Vip
 from cairn_l4lb.rules import KernelSettings
 from cairn_l4lb.testing import Namespace
@@ -255,3 +261,158 @@ def test_what_others_put_into_our_table_goes(
         assert kernel.resync() == ["table inet cairn_l4lb"]
     after = host.run("nft", "list", "table", "inet", "cairn_l4lb")
     assert sorted(after.split()) == sorted(before.split())
+
+
+# -- routes ----------------------------------------------------------------------------------------
+
+
+def routes(host: Namespace) -> list[str]:
+    shown = host.run("ip", "-4", "route") + host.run("ip", "-6", "route", "show", "proto", "161")
+    return [" ".join(line.split()) for line in shown.splitlines()]
+
+
+LITERAL = service(Vip("tcp", "9.9.9.9", 80), 1)
+LITERALS = [LITERAL, service(Vip("tcp", "9.9.9.9", 81), 1), service(Vip("tcp", "fd05::1", 80), 4)]
+TO_LITERAL = "9.9.9.9 dev lo proto 161 scope link src 10.0.0.9"
+
+
+def reachable(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        try:
+            one.connect((address, 80))
+        except OSError:
+            return False
+        return True
+
+
+def test_a_literal_vip_without_a_route_gets_one(
+    host: Namespace, kernel: Kernel, memory: Path
+) -> None:
+    before = routes(host)
+    assert "ip -4 route add 9.9.9.9/32 dev lo src 10.0.0.9 proto 161" in kernel.preview(LITERALS)
+    kernel.start()
+    assert not reachable("9.9.9.9")
+    kernel.grow([*ALL, *LITERALS], whole=True)
+    kernel.shrink()
+    assert reachable("9.9.9.9")
+    assert reachable("fd05::1")
+    assert TO_LITERAL in routes(host)
+    assert kernel.preview([*ALL, *LITERALS]) == []
+    assert kernel.resync() == []
+    # others take it away
+    host.run("ip", "route", "del", "9.9.9.9")
+    assert kernel.resync() == ["ip -4 route add 9.9.9.9/32 dev lo src 10.0.0.9 proto 161"]
+    # it goes with the last VIP of this address, when the steering process knows
+    kernel.grow([], [LITERAL.vip])
+    kernel.shrink()
+    kernel.grow([], [LITERALS[1].vip])
+    assert reachable("9.9.9.9")
+    kernel.shrink()
+    assert not reachable("9.9.9.9")
+    assert reachable("fd05::1")
+    removed, problems = uninstall(memory)
+    assert not problems
+    assert "route fd05::1/128" in removed
+    assert routes(host) == before
+
+
+def test_where_there_is_a_route_a_literal_vip_gets_none(host: Namespace, kernel: Kernel) -> None:
+    host.ip("route add default via 10.0.0.9")
+    kernel.start()
+    before = routes(host)
+    kernel.grow([LITERAL], whole=True)
+    kernel.shrink()
+    assert routes(host) == before
+    # until it goes
+    host.ip("route del default")
+    assert "ip -4 route add 9.9.9.9/32 dev lo src 10.0.0.9 proto 161" in kernel.resync()
+
+
+def test_the_next_process_knows_which_routes_are_ours(
+    host: Namespace, kernel: Kernel, memory: Path
+) -> None:
+    kernel.start()
+    kernel.grow(LITERALS, whole=True)
+    kernel.shrink()
+    other = Kernel(SETTINGS, memory)
+    other.start()
+    other.grow(LITERALS[2:], whole=True)
+    assert TO_LITERAL in routes(host)
+    other.shrink()
+    assert TO_LITERAL not in routes(host)
+    assert reachable("fd05::1")
+    other.close()
+
+
+def test_routes_of_others_stay(host: Namespace, kernel: Kernel, memory: Path) -> None:
+    host.ip("""
+        route add 10.5.0.0/16 via 10.0.0.7 dev lo proto 161
+        route add 10.6.0.0/16 dev lo proto 161
+        route add 8.8.8.8 dev lo proto 161
+        route add 11.0.0.0/8 via 10.0.0.7 dev lo proto 161
+        route add fd77::/64 dev lo proto 161
+    """)
+    before = routes(host)
+    kernel.start()
+    kernel.grow([*ALL, *LITERALS, service(Vip("tcp", "8.8.8.8", 80), 1)], whole=True)
+    kernel.shrink()
+    kernel.grow([], [Vip("tcp", "8.8.8.8", 80)])
+    kernel.shrink()
+    assert not uninstall(memory)[1]
+    assert routes(host) == before
+    assert not memory.exists()
+
+
+def test_a_route_that_cannot_be_removed_stops_nothing(
+    host: Namespace, kernel: Kernel, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel.start()
+    kernel.grow(LITERALS, whole=True)
+
+    def refusing(argv: tuple[str, ...], given: str | None = None) -> str:
+        if argv[:4] == ("ip", "-4", "route", "del"):
+            raise Unavailable("not permitted")
+        return run(argv, given)
+
+    monkeypatch.setattr(io_host, "run", refusing)
+    removed, problems = uninstall(memory)
+    assert problems == ["not permitted"] * 2
+    assert "route fd05::1/128" in removed
+    assert "net.netfilter.nf_conntrack_tcp_be_liberal=0" in removed
+    monkeypatch.undo()
+    # what is left can still be removed
+    assert uninstall(memory)[0] == ["route 11.0.0.0/8", "route 9.9.9.9/32"]
+
+
+def test_without_a_daemon_the_memory_is_where_its_settings_say(
+    host: Namespace, tmp_path: Path
+) -> None:
+    config = tmp_path / "l4lb.json"
+    config.write_text(json.dumps({"run_dir": str(tmp_path), "proxy_socket": ""}))
+    memory = tmp_path / MEMORY.name
+    before = routes(host)
+    one = Kernel(SETTINGS, memory)
+    one.start()
+    one.grow([*ALL, *LITERALS], whole=True)
+    one.close()
+    removed = by_hand(config)
+    assert "route 9.9.9.9/32" in removed
+    assert "net.netfilter.nf_conntrack_tcp_be_liberal=0" in removed
+    assert routes(host) == before
+    assert not memory.exists()
+    config.write_text(
+        json.dumps({"run_dir": str(tmp_path), "proxy_socket": "", "zk": "10.0.0.1:1"})
+    )
+    assert by_hand(config) == []
+
+
+def test_a_configuration_that_cannot_be_read_is_told_and_the_rest_goes(
+    host: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io_uninstall, "uninstall_kernel", lambda *_: (["all"], []))
+    monkeypatch.setattr(io_uninstall, "is_there", lambda _: False)
+    config = tmp_path / "l4lb.json"
+    config.write_text("nonsense")
+    with pytest.raises(CairnError, match=r"went by the defaults \(removed: all\)"):
+        by_hand(config)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn_core.errors import Unavailable
-from cairn_l4lb import host_stats
+from cairn_l4lb import host_stats, io_host
 from cairn_l4lb.io_host import Host
 from cairn_l4lb.io_programs import run
 from cairn_l4lb.rules import KernelSettings
@@ -65,8 +65,13 @@ def test_a_program_gets_its_input() -> None:
 def test_what_the_host_refuses_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def refuse(argv: object) -> str:
+        raise Unavailable("refused")
+
     host = Host(KernelSettings(), tmp_path / "memory.json")
-    monkeypatch.setattr(host, "plan", lambda: [("false",)])
+    monkeypatch.setattr(io_host, "_number", lambda _: None)
+    monkeypatch.setattr(io_host, "_has_route", lambda _: False)
+    monkeypatch.setattr(io_host, "run", refuse)
     assert host.apply() == []
     assert host.apply() == []
     assert len(caplog.records) == 1
