@@ -246,7 +246,9 @@ class Applier:
         """Remove everything of ours, and touch nothing more until a restart; one line each."""
         async with self._turn:
             self.uninstalled = True
-            removed, problems = await self._in_thread(lambda: uninstall(self._memory))
+            removed, problems = await self._in_thread(
+                lambda: uninstall(self._memory, self._settings)
+            )
             if self.steering is not None:
                 await self.steering.drain()
         for one in problems:
