@@ -92,8 +92,9 @@ def test_who_is_closed_or_drained_has_no_share() -> None:
     world.report()
     before = world.vips[VIP].slots
     assert set(before) == {1, 3}
-    # one share probes it when its backoff is over
-    world.beats(38.0)
+    # with many connections one share probes it when its backoff is over
+    world.beats(36.0)
+    told(world, 4000, 2.0)
     assert Counter(world.vips[VIP].slots)[2] == 1
     flow, where = world.flow(), world.steering._table.vips[VIP].members[1].decision
     world.begin(flow, where)
@@ -102,6 +103,24 @@ def test_who_is_closed_or_drained_has_no_share() -> None:
     assert Counter(world.vips[VIP].slots)[2] >= 42
     world.update(service(backends=[backend(1), backend(2, weight=0), backend(3)], mode="kernel"))
     world.beats(0.5)
+    assert set(world.vips[VIP].slots) == {1, 3}
+
+
+def test_with_few_connections_user_space_probes_so_that_none_is_lost() -> None:
+    world = World(service(3, mode="kernel"))
+    world.beats(0.5)
+    world.fail("10.0.0.2:80")
+    world.report()
+    assert set(world.vips[VIP].slots) == {1, 3}
+    world.beats(38.0)
+    assert world.vips[VIP].slots == ()
+    flow = world.flow()
+    assert text(world.open(flow)) == "10.0.0.2:80"
+    world.beats(1.0)
+    # it is there still when the client asks again
+    assert world.vips[VIP].slots == ()
+    assert text(world.open(flow)) != "10.0.0.2:80"
+    world.beats(4.0)
     assert set(world.vips[VIP].slots) == {1, 3}
 
 
@@ -117,8 +136,11 @@ def test_with_all_closed_user_space_refuses_and_probes() -> None:
     assert world.vips[VIP].slots == ()
     world.connect()
     world.report()
-    # the other one's backoff is over too: one share probes it
-    assert sorted(Counter(world.vips[VIP].slots).values()) == [1, 127]
+    # the other one's backoff is over too
+    assert world.vips[VIP].slots == ()
+    world.connect()
+    world.beats(5.0)
+    assert set(world.vips[VIP].slots) == {1, 2}
 
 
 def test_shares_follow_weights_and_cost() -> None:

@@ -21,6 +21,9 @@ BUSY_PER_S = 1000.0
 SAMPLE = 16
 #: The kernel may go on for so long with what it did before, seconds.
 GRACE_S = 1.0
+#: A VIP that is not busy is user space's until a closed backend was probed, and for so long after
+#: that, seconds: its client's next SYN can go elsewhere.
+PROBED_S = 4.0
 #: Policies that weights come close to.
 PROMOTABLE: frozenset[Policy] = frozenset({"p2c", "random", "round-robin", "least-latency"})
 #: A share that rounds to one slot: the probe of a closed backend.
@@ -35,6 +38,7 @@ class Promotion:
         "_cold_since",
         "_factors",
         "_left_at",
+        "_probed_until",
         "promoted",
         "rate",
         "sampled",
@@ -50,6 +54,7 @@ class Promotion:
         self._cold_since: float | None = None
         self._factors: Mapping[int, float] = {}
         self._left_at = -GRACE_S
+        self._probed_until = -PROBED_S
 
     def step(self, rules: Rules, mode: Mode, limit: float, passed_s: float, now: float) -> None:
         """Time passed: the rate follows, and with it who chooses.
@@ -92,8 +97,12 @@ class Promotion:
 
         refuse: with all backends closed user space refuses and probes, the kernel could not.
         """
+        busy = self.rate > BUSY_PER_S / (2 if self.sampled else 1)
+        if source.probes:
+            self._probed_until = now + PROBED_S
+        probing = now < self._probed_until and not busy
         new: tuple[int, ...] = ()
-        if self.promoted and not (source.kind == OTHER and refuse):
+        if self.promoted and not probing and not (source.kind == OTHER and refuse):
             weights = {
                 one.slot: weight
                 for one, weight in zip(source.members, source.shares, strict=True)
@@ -105,7 +114,7 @@ class Promotion:
                 weights = {slot: weight * self._factors[slot] for slot, weight in weights.items()}
             weights |= {one.slot: TRICKLE for one in source.probes if one.slot}
             new = assign(weights, count, self.slots)
-        sampled = bool(new) and self.rate > BUSY_PER_S / (2 if self.sampled else 1)
+        sampled = bool(new) and busy
         changed = new != self.slots or sampled != self.sampled
         if self.sampled and not sampled:
             self._left_at = now
