@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cairn_core.errors import CairnError, Unavailable
 from cairn_core.testing.requires import requires
@@ -14,8 +17,9 @@ from cairn_l4lb.io_kernel import MEMORY, Kernel, uninstall
 from cairn_l4lb.io_programs import run
 from cairn_l4lb.io_uninstall import uninstall as by_hand
 from cairn_l4lb.model import Backend, Service, Vip
+from cairn_l4lb.packet_filter import COMMENT
 from cairn_l4lb.rules import KernelSettings
-from cairn_l4lb.testing import Namespace
+from cairn_l4lb.testing import Namespace, site
 
 pytestmark = pytest.mark.netns
 
@@ -91,6 +95,38 @@ def test_rules_that_speak_of_us_stay(host: Namespace, kernel: Kernel, memory: Pa
     assert [line for line in before.split("\n-A") if line not in left] == [
         line for line in before.split("\n-A") if "tcp-reset" in line or "-p udp" in line
     ]
+
+
+words = st.sampled_from(
+    ["--comment", COMMENT, "-m set --match-set minuteman dst,dst", "-j", "REJECT", "NFQUEUE", '"',
+     "'", "\\", "\n", "\n-A OUTPUT", "\u2028", " "]
+)  # fmt: skip
+hostile = (
+    st.lists(words | st.text(st.characters(min_codepoint=32, codec="utf-8"), max_size=3))
+    .map(" ".join)
+    .filter(lambda text: text != COMMENT and len(text.encode()) < 250)
+)
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(comment=hostile, target=st.sampled_from(["ACCEPT", "REJECT"]))
+def test_whatever_a_comment_says_its_rule_stays(
+    host: Namespace, kernel: Kernel, memory: Path, comment: str, target: str
+) -> None:
+    host.run("iptables", "-F", "OUTPUT")
+    host.run("iptables", "-A", "OUTPUT", "-m", "comment", "--comment", comment, "-j", target)
+    before = host.run("iptables", "-S", "OUTPUT")
+    one = Kernel(SETTINGS, memory)
+    one.start()
+    one.grow(ALL, whole=True)
+    one.shrink()
+    assert one.resync() == []
+    assert host.run("iptables", "-S", "OUTPUT").endswith(before.partition("\n")[2])
+    one.close()
+    assert not uninstall(memory)[1]
+    assert host.run("iptables", "-S", "OUTPUT") == before
 
 
 # -- sets ------------------------------------------------------------------------------------------
@@ -416,3 +452,43 @@ def test_a_configuration_that_cannot_be_read_is_told_and_the_rest_goes(
     config.write_text("nonsense")
     with pytest.raises(CairnError, match=r"went by the defaults \(removed: all\)"):
         by_hand(config)
+
+
+# -- connections -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("set_of_others", [False, True])
+def test_literal_vips_connect_without_a_default_route(tmp_path: Path, set_of_others: bool) -> None:
+    requires("root", "nft", "iptables", "ip6tables", "ipset", "ip")
+    with site(backends=3) as place, place.host.inside():
+        place.serve()
+        place.host.ip("route del default\nroute del ::/0")
+        if set_of_others:
+            place.host.run("ipset", "create", "minuteman", "hash:ip")
+            place.host.run("ipset", "add", "minuteman", "9.9.9.9")
+        one = Kernel(replace(SETTINGS, source="10.99.0.1", source6="fd99::1"), tmp_path / "memory")
+        one.start()
+        vips = [Vip("tcp", "9.9.9.9", 80), Vip("tcp", "fd05::1", 80), WEB]
+        one.grow(
+            [
+                Service(
+                    vip,
+                    backends=tuple(
+                        Backend(address, place.port, slot=n)
+                        for n, address in enumerate(
+                            place.backends6 if vip.ipv6 else place.backends, 1
+                        )
+                    ),
+                )
+                for vip in vips
+            ],
+            whole=True,
+        )
+        one.shrink()
+        for vip in vips:
+            for where in ("host", "client"):
+                load = place.connect(vip.address, vip.port, count=60, where=where)
+                assert not load.failures
+                assert len(load.backends) == 3
+        assert bool(one.problems) == set_of_others
+        one.close()
