@@ -65,8 +65,11 @@ class Ipset:
                     continue
                 new = f"{name}-cairn"
                 result[name] = [
-                    create_command(new, ipv6), f"ipset swap {new} {name}", f"ipset destroy {new}",
-                ]  # fmt: skip
+                    # there may be one that another process had no time to swap
+                    create_command(new, ipv6).replace("ipset", "ipset -exist"),
+                    f"ipset swap {new} {name}",
+                    f"ipset destroy {new}",
+                ]
         return result
 
     def ensure(self, rules: Callable[[], Mapping[str, int]]) -> list[str]:

@@ -183,6 +183,8 @@ def test_a_set_that_cannot_serve_is_replaced(
         host.run("iptables", "-I", "OUTPUT", "-m", "set", "--match-set", "minuteman", "dst,dst",
                  "-j", "REJECT")  # fmt: skip
     assert "ipset swap minuteman-cairn minuteman" in kernel.preview(ALL)
+    # as another process left it that was killed
+    host.run("ipset", "create", "minuteman-cairn", "hash:ip,port", "maxelem", "1048576")
     kernel.start()
     kernel.grow(ALL, whole=True)
     kernel.shrink()
