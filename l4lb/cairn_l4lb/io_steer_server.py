@@ -178,8 +178,11 @@ class Server:
         return len(out)
 
     def _send_verdicts(self, queues: Queues, out: list[bytes]) -> None:
+        data = b"".join(out)
+        if not data:  # what came were answers of the kernel's, which wait for nothing
+            return
         try:
-            queues.send(b"".join(out))
+            queues.send(data)
         except OSError as error:
             _say(f"verdicts cannot be sent: {cause(error)}")
 
@@ -360,7 +363,7 @@ def _say(text: str) -> None:
 def main() -> int:
     """Steer until the controlling process is gone; only that ends it, lest a signal to all stops
     verdicts before their controller does."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     with contextlib.suppress(OSError):

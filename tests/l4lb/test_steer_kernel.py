@@ -307,7 +307,8 @@ async def test_what_waits_is_decided_before_the_end(place: Site, servers: Server
         )
         pid = made.steer.pid
         assert pid is not None
-        os.kill(pid, signal.SIGTERM)  # to all of a service, say; only we end it
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(pid, number)  # to all of a service, say; only we end it
         await made.until(lambda: made.counter("successes") > 50)
         # as on a stop: the kernel chooses for what comes from now on
         made.kernel.open_for_drain()
