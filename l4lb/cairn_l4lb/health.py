@@ -61,3 +61,11 @@ class Gate:
         self.probing = True
         self.until = now + backoff_s
         self.free = now + probe_s
+
+    def release(self, now: float) -> bool:
+        """The probe says nothing: the next connection is one.  True: there was a probe."""
+        if not self.probing:
+            return False
+        self.probing = False
+        self.until = now
+        return True

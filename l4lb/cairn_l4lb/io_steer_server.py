@@ -32,7 +32,7 @@ from .io_resend import Resender
 from .io_sources import Sources
 from .netlink import Malformed
 from .steering import Steering
-from .verdicts import Verdicts
+from .verdicts import Verdicts, unanswered
 
 #: Packets decided on before their verdicts are sent, and events read at once.
 MAX_PACKETS, MAX_EVENTS = 32, 128
@@ -83,6 +83,10 @@ class HostKernel:
     def look(self, protocol: int, flow: bytes) -> Entry | None:
         """The conntrack entry of a flow."""
         return self._entries.look(protocol, flow)
+
+    def sent(self, protocol: int, flow: bytes, backend: bytes) -> bool:
+        """Whether a SYN left for this backend and is not answered (`Steering`)."""
+        return unanswered(self.look(protocol, flow), backend)
 
     def delete(self, protocol: int, flow: bytes) -> None:
         """Delete it, if it is there."""
@@ -271,8 +275,9 @@ class Server:
 
     def _start(self, settings: SteerSettings, now: float) -> None:
         rng = random.Random(settings.seed)
-        self._steering = Steering(settings, rng, now)
-        self._verdicts = Verdicts(self._steering, settings, HostKernel(rng))
+        kernel = HostKernel(rng)
+        self._steering = Steering(settings, rng, now, kernel.sent)
+        self._verdicts = Verdicts(self._steering, settings, kernel)
         self._events = Events(settings.mark_mask)
         self._poll.register(self._events.fileno(), select.EPOLLIN)
         self._bind(settings)

@@ -44,13 +44,20 @@ class World:
         settings.setdefault("kernel_slots", 128)
         self.settings = SteerSettings(**settings)
         self.now = now
-        self.steering = Steering(self.settings, Random(seed), now)
+        #: Flows whose SYN does not leave the host; and how often that was asked.
+        self.dropped: set[bytes] = set()
+        self.looks = 0
+        self.steering = Steering(self.settings, Random(seed), now, self._sent)
         self.backends: dict[str, BackendReport] = {}
         self.vips: dict[Vip, VipReport] = {}
         self.counters: dict[str, int] = {}
         self.question = 0
         self._next = 0
         self.update(*services)
+
+    def _sent(self, protocol: int, flow: bytes, backend: bytes) -> bool:
+        self.looks += 1
+        return flow not in self.dropped
 
     def update(self, *services: Service, gone: tuple[Vip, ...] = (), whole: bool = False) -> None:
         self.steering.update(Update(list(services), list(gone), whole), self.now)

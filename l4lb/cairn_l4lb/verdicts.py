@@ -207,6 +207,15 @@ class Verdicts:
         return self._kept.get(client) or self._older.get(client)
 
 
+def unanswered(entry: Entry | None, backend: bytes) -> bool:
+    """Whether an entry says that a SYN left this host for the backend, and no answer came.
+
+    Conntrack has an entry only when the packet was through all of the host's rules. One that was
+    answered may be of an established connection, whose ports somebody else claims to have.
+    """
+    return entry is not None and entry.reply_source == backend and not entry.status & SEEN_REPLY
+
+
 def _client(flow: bytes) -> bytes:
     """Source address and port."""
     if len(flow) == 12:

@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -389,6 +389,63 @@ async def test_datagrams(place: Site, where: str) -> None:
         assert len(names) == 4
         await made.until(lambda: made.counter("successes") == 40)
         assert made.counter("observed_conns") == 40
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_whom_the_host_lets_not_through_closes_nothing(
+    place: Site, servers: Servers, where: str
+) -> None:
+    rule = "OUTPUT -d 10.99.0.0/16" if where == "host" else "FORWARD -d 10.99.0.0/16"
+    place.host.run("iptables", "-I", *rule.split(), "-j", "DROP")
+    async with balanced(place) as made:
+        load = await made.connect(where=where, count=60, threads=30, timeout_s=1.3)
+        assert load.failures == {"TimeoutError": 60}
+        await made.until(lambda: made.counter("unblamed") >= 60)
+        other = "client" if where == "host" else "host"
+        load = await made.connect(where=other, count=100)
+        assert (load.connections, load.failures) == (100, {})
+        assert len(load.backends) == 4
+        assert made.counter("timeouts") == 0
+
+
+def syn(client: str, port: int, *, good: bool = True) -> bytes:
+    """A SYN to the VIP, with a good checksum or a bad one."""
+    ends = socket.inet_aton(client) + socket.inet_aton(VIP.address)
+    tcp = struct.pack("!HHIIBBHHH", port, VIP.port, 12345, 0, 5 << 4, 2, 1000, 0, 0)
+    words = struct.unpack("!16H", ends + struct.pack("!HH", 6, len(tcp)) + tcp)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    checksum ^= 0 if good else 0x5555
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0)
+    return head + ends + tcp[:16] + struct.pack("!HH", checksum, 0)
+
+
+@pytest.mark.parametrize("kind", ["checksum", "established"])
+async def test_a_syn_that_nobody_can_answer_closes_nothing(
+    place: Site, servers: Servers, kind: str
+) -> None:
+    ports = range(20000, 20060)
+    async with balanced(place) as made:
+        with ExitStack() as stack:
+            with place.client.inside():
+                raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+                stack.enter_context(raw)
+                for port in ports if kind == "established" else ():
+                    one = stack.enter_context(socket.socket())
+                    one.settimeout(PATIENCE_S)
+                    one.bind(("", port))
+                    one.connect((VIP.address, VIP.port))
+            if kind == "established":
+                await made.until(lambda: made.counter("successes") == len(ports))
+            for port in ports:
+                packet = syn("10.98.0.2", port, good=kind == "established")
+                raw.sendto(packet, (VIP.address, 0))
+            await made.until(lambda: made.counter("unblamed") == len(ports))
+        load = await made.connect(count=100)
+        assert (load.connections, load.failures) == (100, {})
+        assert len(load.backends) == 4
+        assert made.counter("timeouts") == 0
 
 
 async def test_a_queue_has_one_reader(

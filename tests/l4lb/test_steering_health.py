@@ -312,3 +312,71 @@ def test_a_host_reaches_itself() -> None:
     world.end(flow, world.open(flow), answered=False)
     world.report()
     assert world.backends[ONE].failures == 1
+
+
+def test_whose_syn_never_left_the_host_closes_nothing() -> None:
+    world = World(service(2))
+    for number in range(40):
+        flow = world.flow(client="10.9.0.66")
+        world.dropped.add(flow)
+        first = world.open(flow)
+        world.wait(1.0)
+        if number % 2:  # and the client tries once more: there may be a way to the other one
+            second = world.open(flow)
+            assert second.again
+            assert second.slot != first.slot
+            world.wait(1.0)
+    assert world.pending() == 0
+    assert all((one.open, one.failures) == (True, 0) for one in world.backends.values())
+    assert world.counters["unblamed"] == 60
+    assert world.counters["timeouts"] == 0
+
+
+def test_a_repetition_that_comes_first_is_looked_at_likewise() -> None:
+    world = World(service(2))
+    for _ in range(20):
+        flow = world.flow()
+        world.dropped.add(flow)
+        world.open(flow)
+        world.wait(0.2)
+        world.open(flow)
+    assert world.pending() <= 4
+    assert not any(one.failures for one in world.backends.values())
+
+
+def test_the_kernel_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cairn_l4lb.steering.core.MAX_LOOKS", 10)
+    world = World(service(2), failure_limit=1000)
+    for _ in range(100):
+        world.open(world.flow())
+    world.now += 1.0
+    world.steering.tick(world.now)
+    world.report()
+    assert world.looks == 10
+    assert sum(one.failures for one in world.backends.values()) == 10
+    assert world.counters["unblamed"] == 90
+    assert world.pending() == 0
+
+
+def test_a_probe_that_never_left_the_host_is_followed_by_another() -> None:
+    world = World(service(2))
+    world.fail(ONE)
+    world.wait(38.0)
+    flow = world.flow()
+    world.dropped.add(flow)
+    assert text(world.open(flow)) == ONE
+    assert places(world, 5) == {TWO: 5}
+    world.wait(0.5)
+    assert text(world.connect()) == ONE
+    world.report()
+    assert world.backends[ONE].open
+
+
+def test_whose_syn_never_left_the_host_is_not_hedged() -> None:
+    world = World(service(2, hedge_ms=100.0))
+    flow = world.flow()
+    world.dropped.add(flow)
+    world.open(flow)
+    assert world.wait(5.0) == []
+    assert world.pending() == 0
+    assert not any(one.failures for one in world.backends.values())

@@ -11,7 +11,7 @@ from cairn_l4lb.channel import SteerSettings, Update
 from cairn_l4lb.conntrack import Entry
 from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
 from cairn_l4lb.steering import Steering
-from cairn_l4lb.verdicts import MAX_KEPT, Verdicts
+from cairn_l4lb.verdicts import MAX_KEPT, Verdicts, unanswered
 
 VIP = Vip("tcp", "11.0.0.1", 80)
 CLIENT, ADDRESS = bytes((10, 0, 0, 1)), bytes((11, 0, 0, 1))
@@ -163,6 +163,15 @@ def test_an_entry_of_an_earlier_connection_is_no_answer() -> None:
     _, slot, deleted = rig.take(tcp(1000), AGAIN_S)
     assert slot is not None
     assert deleted
+
+
+def test_which_entry_says_that_a_backend_is_silent() -> None:
+    flow, backend = flow_of(tcp(1000)), bytes((10, 0, 1, 2)) + b"\x1f\x90"
+    assert unanswered(entry(flow, 2, conntrack.CONFIRMED, conntrack.SYN_SENT), backend)
+    # none: the packet did not pass; the others: it was for somebody else, or is no new connection
+    assert not unanswered(None, backend)
+    assert not unanswered(entry(flow, 1, conntrack.CONFIRMED, conntrack.SYN_SENT), backend)
+    assert not unanswered(entry(flow, 2, conntrack.SEEN_REPLY, 3), backend)
 
 
 def test_a_refused_syn_is_sent_to_another_backend() -> None:

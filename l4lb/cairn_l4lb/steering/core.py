@@ -1,6 +1,8 @@
 """The steering process's rules as one object; see the package."""
 
+from collections.abc import Callable
 from random import Random
+from typing import TypeAlias
 
 from cairn_l4lb.channel import Answer, Question, Report, SteerSettings, Update
 from cairn_l4lb.choose import Reason, another, took
@@ -22,11 +24,16 @@ DUPLICATE_S = 0.15
 BEAT_S = 0.25
 #: Hedges are at most this share of the connections, else they would add to what makes all slow.
 HEDGE_SHARE, HEDGE_BURST = 0.1, 20.0
+#: Silences of which the kernel is asked, in a tick; it answers in some 10 microseconds.
+MAX_LOOKS = 200
 COUNTERS = (
-    "observed_conns", "successes", "timeouts", "refusals", "failovers", "retried_refusals",
-    "hedges", "no_backend", "unknown_vip", "probes", "reachable_open_backend", "open_backend",
+    "observed_conns", "successes", "timeouts", "unblamed", "refusals", "failovers",
+    "retried_refusals", "hedges", "no_backend", "unknown_vip", "probes", "reachable_open_backend", "open_backend",
     "other_backend", "forgotten_flows", "promoted",
 )  # fmt: skip
+#: Whether a SYN left this host, for this backend, and nobody has answered it: protocol, flow,
+#: address and port of the backend as on the wire.
+Sent: TypeAlias = Callable[[int, bytes, bytes], bool]
 _KINDS = ("reachable_open_backend", "open_backend", "other_backend")
 
 
@@ -39,9 +46,16 @@ class Steering:
     Invariant: a backend's `pending` is the number of flows that wait for it.
     """
 
-    def __init__(self, settings: SteerSettings, rng: Random, now: float) -> None:
+    def __init__(
+        self,
+        settings: SteerSettings,
+        rng: Random,
+        now: float,
+        sent: Sent = lambda protocol, flow, backend: True,
+    ) -> None:
         self._settings = settings
         self._rng = rng
+        self._sent, self._looks = sent, MAX_LOOKS
         self._table = Table(settings)
         self._flows = Flows()
         self._counters = dict.fromkeys(COUNTERS, 0)
@@ -163,17 +177,17 @@ class Steering:
 
         About every 20-50 ms while `due` says so. Costs what is due.
         """
+        self._looks = MAX_LOOKS
         for flow in self._flows.late(now):
             if flow.seq >= 0 and flow.vip.promotion.unheard(flow.started):
-                self._settle(flow)
-                self._flows.unanswered(flow, now)
-                continue
-            if flow.protocol == TCP:
-                self._counters["timeouts"] += flow.count
-            self._failed(flow, now)
+                self._pass_over(flow, now)
+            else:
+                self._silent(flow, now)
         found: list[tuple[bytes, Decision]] = []
         for flow in self._flows.hedges(now):
-            if self._hedge_credit >= 1.0 and (decision := self._hedge(flow, now)):
+            if self._hedge_credit < 1.0 or not self._left(flow):
+                continue
+            if decision := self._hedge(flow, now):
                 self._hedge_credit -= 1.0
                 self._counters["hedges"] += 1
                 found.append((flow.key, decision))
@@ -217,8 +231,7 @@ class Steering:
         if known.protocol == UDP or known.stage == ANSWERED or early:
             return known.member.decision
         if known.stage == WAITING:
-            self._counters["timeouts"] += known.count
-        self._failed(known, now)
+            self._silent(known, now)
         decision = self._move(known, "repeated", now)
         if decision is not None:
             return decision
@@ -298,6 +311,35 @@ class Steering:
             flow.stage = ANSWERED
             flow.member.state.pending -= 1
             self._table.tell(flow.member.state)
+
+    def _pass_over(self, flow: Flow, now: float) -> None:
+        """It was not answered, and nobody is to blame."""
+        self._settle(flow)
+        self._flows.unanswered(flow, now)
+        flow.hedged = None
+        if flow.member.state.gate.release(now):
+            self._changed(flow.member.state, False, now)
+
+    def _left(self, flow: Flow) -> bool:
+        """Whether its SYN is known to have left this host.
+
+        One that the host drops, for its checksum, say, or because a container may not go there,
+        says nothing of the backend; who sends many of them would close it for everybody.
+        """
+        if flow.seq < 0:  # the kernel tells of no other
+            return True
+        self._looks -= 1
+        return self._looks >= 0 and self._sent(flow.protocol, flow.key, flow.member.state.source)
+
+    def _silent(self, flow: Flow, now: float) -> None:
+        """Nothing came in time."""
+        if flow.protocol == TCP:
+            if not self._left(flow):
+                self._counters["unblamed"] += 1
+                self._pass_over(flow, now)
+                return
+            self._counters["timeouts"] += flow.count
+        self._failed(flow, now)
 
     def _failed(self, flow: Flow, now: float) -> None:
         """Its backend did not answer; counted once, and never for UDP, where silence is usual."""
