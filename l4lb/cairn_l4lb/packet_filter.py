@@ -87,6 +87,8 @@ def _of(settings: KernelSettings, ipv6: bool) -> Iterable[Rule]:
                 "-p tcp -m tcp --tcp-flags RST RST "
                 f"-m connmark ! --mark 0x0/{mask:#x} "
                 "-m conntrack --ctdir REPLY ! --ctstatus ASSURED "
+                # not one with which the host itself refuses what it does not let through
+                "-m conntrack --ctstatus CONFIRMED "
                 f"-m comment --comment {COMMENT} {queue}",
             )  # fmt: skip
     for chain in ("OUTPUT", "FORWARD"):

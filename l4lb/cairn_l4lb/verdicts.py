@@ -3,7 +3,9 @@
     SYN, first datagram   go on with the slot of their backend as mark
     SYN again             the same with another backend's, or without when all are closed: it had
                           none that answered, so its entry is deleted
-    RST to a SYN          vanishes while another backend has not been tried; the SYN is sent again
+    RST to a SYN          vanishes while another backend has not been tried. A SYN of this host is
+                          sent again; one from elsewhere, a container's, is not, for it would go
+                          round what the host does not let through: its client repeats it
     our own SYN again     goes on with the mark that it has
     anything else         goes on as it is
 
@@ -19,15 +21,15 @@ from .channel import SteerSettings
 from .conntrack import REPLACEABLE, SEEN_REPLY, Entry
 from .netlink import Malformed
 from .nfqueue import Waiting
-from .packets import RST, SYN, TCP
+from .packets import ACK, RST, SYN, TCP
 from .steering import Decision, Steering
 
 #: How many SYNs are kept to be sent again, and for how long at least, seconds.
 MAX_KEPT, KEEP_S = 100_000, 4.0
 
 
-#: A SYN that may have to be sent again: its flow, the packet as far as it was copied, the mark that
-#: it came with, and where it was sent last.
+#: A SYN that has no answer yet: its flow, the packet as far as it was copied, the mark that it came
+#: with, and where it was sent last.  The packet is empty if it did not come from this host.
 Kept: TypeAlias = tuple[bytes, bytes, int, Decision]
 
 
@@ -88,19 +90,21 @@ class Verdicts:
             return nfqueue.accept(queue, number)
         protocol, flow, sequence, flags = packet
         if protocol != TCP or flags & (SYN | RST) == SYN:
-            if not (mark & self._mask and hook == nfqueue.OUTPUT):
-                decision = self._steering.packet(protocol, flow, sequence, now)
+            own = hook == nfqueue.OUTPUT
+            if not (mark & self._mask and own):
+                decision = self._steering.packet(protocol, flow, sequence, now, own)
                 if decision is not None:
                     return self._decided(waiting, protocol, flow, decision, now)
             # else it is ours, sent again; the mark is what was decided
-        elif flags & RST and self._refused(flow, now):
+        elif flags & (RST | ACK) == RST | ACK and self._refused(flow, now):
+            # without ACK it does not answer a SYN
             return nfqueue.drop(queue, number)
         return nfqueue.accept(queue, number)
 
     def _decided(
         self, waiting: Waiting, protocol: int, flow: bytes, decision: Decision, now: float
     ) -> bytes:
-        queue, number, _, mark, payload = waiting
+        queue, number, hook, mark, payload = waiting
         slot, _, _, again, mode, hedge_s = decision
         before = b""
         if again:
@@ -114,6 +118,7 @@ class Verdicts:
             self.answered(flow)
         elif protocol == TCP:
             if self._keep or hedge_s:
+                payload = payload if hook == nfqueue.OUTPUT else b""
                 self._remember(flow, payload, mark, decision, now)
             if mode == "ctnetlink" and self._create(flow, decision):
                 return nfqueue.accept(queue, number)
@@ -142,23 +147,24 @@ class Verdicts:
         return True
 
     def _refused(self, answer: bytes, now: float) -> bool:
-        """Whether another backend gets the SYN that an RST came for.
+        """Whether another backend gets the SYN that an RST came for, now or when it comes again.
 
         answer: flow of the RST. Its destination is the client again. Its source is the backend, but
         in INPUT the VIP when the backend is on this host: that was translated as it left.
         """
         size = (len(answer) - 4) // 2
         kept = self._recall(answer[size:-4] + answer[-2:])
-        if kept is None:
-            return False
-        flow, _, _, backend = kept
         source, port = answer[:size], answer[-4:-2]
+        if kept is None:
+            self._steering.refusal(source + port, answer[size:-4], now)
+            return False
+        flow, payload, _, backend = kept
         if (source, int.from_bytes(port, "big")) != (backend.address, backend.port) and (
             source + port != flow[size:-4] + flow[-2:]
         ):
             return False  # from one that had it before, and no longer has
-        decision = self._steering.refused(flow, now)
-        return decision is not None and self._again(kept, decision)
+        decision = self._steering.refused(flow, now, bool(payload))
+        return decision is not None and (not payload or self._again(kept, decision))
 
     def hedge(self, flow: bytes, decision: Decision, now: float) -> bool:
         """Send a SYN that has no answer yet to another backend; False when it is not kept, or has

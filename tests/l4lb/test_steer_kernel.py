@@ -150,35 +150,85 @@ async def test_a_client_does_not_wait_for_a_dead_backend(
         await made.until(lambda: made.counter("failovers") > 0)
 
 
-@pytest.mark.parametrize("where", ["host", "client"])
 @pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
 async def test_a_hedged_connection_does_not_even_wait_for_the_client(
-    place: Site, servers: Servers, where: str, vip: Vip
+    place: Site, servers: Servers, vip: Vip
 ) -> None:
     place.blackhole(place.backends[0])
     place.blackhole(place.backends6[0])
     settings = replace(SETTINGS, failure_limit=1000)
     async with balanced(place, Options(hedge_ms=60.0), settings) as made:
-        load = await made.connect(vip, where=where, count=40, threads=10)
+        load = await made.connect(vip, count=40, threads=10)
         assert (load.connections, load.failures) == (40, {})
         assert load.max_s < 0.9
         await made.until(lambda: made.counter("resent") > 0)
 
 
-@pytest.mark.parametrize("where", ["host", "client"])
 @pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
-async def test_a_refusal_goes_to_another_backend(
-    place: Site, servers: Servers, where: str, vip: Vip
+async def test_a_refusal_goes_to_another_backend(place: Site, servers: Servers, vip: Vip) -> None:
+    addresses = place.backends if vip is VIP else place.backends6
+    servers.close(addresses[0])
+    settings = replace(SETTINGS, failure_limit=10**6)
+    async with balanced(place, settings=settings) as made:
+        load = await made.connect(vip, count=400)
+        assert (load.connections, load.failures) == (400, {})
+        assert set(load.backends) == set(addresses[1:])
+        assert load.max_s < 0.9  # none waited for a SYN to be repeated
+        await made.until(lambda: made.counter("retried_refusals") > 50)
+
+
+@pytest.mark.parametrize("vip", [VIP, VIP6], ids=str)
+async def test_who_comes_from_elsewhere_hears_of_no_refusal_but_asks_again(
+    place: Site, servers: Servers, vip: Vip, capfd: pytest.CaptureFixture[str]
 ) -> None:
     addresses = place.backends if vip is VIP else place.backends6
     servers.close(addresses[0])
     settings = replace(SETTINGS, failure_limit=10**6)
     async with balanced(place, settings=settings) as made:
-        load = await made.connect(vip, where=where, count=400)
-        assert (load.connections, load.failures) == (400, {})
+        load = await made.connect(vip, where="client", count=60, threads=30)
+        assert (load.connections, load.failures) == (60, {})
         assert set(load.backends) == set(addresses[1:])
-        assert load.max_s < 0.9  # none waited for a SYN to be repeated
-        await made.until(lambda: made.counter("retried_refusals") > 50)
+        assert 0.9 < load.max_s < 2.5  # the client repeats its SYN after 1 s
+        await made.until(lambda: made.counter("retried_refusals") > 0)
+        assert made.counter("resent") == 0
+        assert made.counter("timeouts") == 0
+    assert "cannot be sent" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("hedge_ms", [0.0, 50.0])
+async def test_nobody_gets_where_the_host_does_not_let_him(
+    place: Site, servers: Servers, hedge_ms: float
+) -> None:
+    barred, refusing, *others = place.backends
+    place.host.run("iptables", "-I", "FORWARD", "-i", "br0", "-d", barred, "-j", "DROP")
+    servers.close(refusing)
+    settings = replace(SETTINGS, failure_limit=10**6)
+    async with balanced(place, Options(hedge_ms=hedge_ms), settings) as made:
+        load = await made.connect(where="client", count=60, threads=30)
+        assert (load.connections, load.failures) == (60, {})
+        assert set(load.backends) == set(others)
+        await made.until(lambda: made.counter("unblamed") > 0)
+        assert made.counter("hedges") == 0
+
+
+@pytest.mark.parametrize("where", ["host", "client"])
+async def test_what_the_host_refuses_is_no_refusal_of_a_backend(
+    place: Site, servers: Servers, where: str
+) -> None:
+    chain = "OUTPUT" if where == "host" else "FORWARD"
+    rule = "-p tcp --syn -d 10.99.0.0/16 -j REJECT --reject-with tcp-reset"
+    place.host.run("iptables", "-I", chain, *rule.split())
+    async with balanced(place) as made:
+        load = await made.connect(where=where, count=60, threads=30, timeout_s=0.7)
+        assert load.connections == 0
+        if where == "host":
+            assert load.failures == {"ECONNREFUSED": 60}
+        other = "client" if where == "host" else "host"
+        load = await made.connect(where=other, count=100)
+        assert (load.connections, load.failures) == (100, {})
+        assert len(load.backends) == 4
+        await made.until(lambda: made.counter("successes") == 100)
+        assert made.counter("refusals") == made.counter("timeouts") == 0
 
 
 @pytest.mark.parametrize("where", ["host", "client"])
@@ -195,9 +245,9 @@ async def test_a_refusal_of_the_own_host_goes_to_another_backend(
         made.kernel.grow([changed])
         made.steer.send(Update([changed]))
         assert await made.steer.settle(PATIENCE_S)
-        load = await made.connect(vip, where=where, count=400)
-        assert (load.connections, load.failures) == (400, {})
-        await made.until(lambda: made.counter("retried_refusals") > 50)
+        load = await made.connect(vip, where=where, count=60, threads=30)
+        assert (load.connections, load.failures) == (60, {})
+        await made.until(lambda: made.counter("retried_refusals") > 0)
 
 
 async def test_a_client_hears_of_it_when_all_backends_refuse(place: Site, servers: Servers) -> None:

@@ -304,12 +304,32 @@ def test_the_kernel_chose() -> None:
     world.answer(lost, where)
     world.report()
     assert sum(world.backends[text(where)].latency[:6]) == 2
-    # of what is unknown altogether an answer is a success, and an end without one a failure
+    # of what is unknown altogether an answer is a success, and an end without one says nothing:
+    # the RST has told of it
     world.answer(world.flow(), where)
     world.end(world.flow(), where, answered=False)
     world.report()
     one = world.backends[text(where)]
-    assert (one.successes, one.failures) == (3, 3)
+    assert (one.successes, one.failures) == (3, 2)
+    ended = world.flow()
+    world.begin(ended, where)
+    world.end(ended, where, answered=False)
+    assert world.pending() == 0
+    assert world.backends[text(where)].failures == 2
+    world.steering.refusal(source(where.address, where.port), ended[:4], world.now)
+    world.report()
+    assert world.backends[text(where)].failures == 3
+
+
+def test_the_end_of_what_the_kernel_gave_away_tells_where_refusals_do_not() -> None:
+    world = World(service(1), retry_refused=False)
+    where = world.open(world.flow())
+    for flow in (world.flow(), world.flow()):
+        world.begin(flow, where)
+        world.end(flow, where, answered=False)
+    world.end(world.flow(), where, answered=False)
+    world.report()
+    assert world.backends[text(where)].failures == 3
 
 
 def test_flows_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ CLIENT, ADDRESS = bytes((10, 0, 0, 1)), bytes((11, 0, 0, 1))
 SHIFT, FOREIGN = 16, 0x0000_0040
 #: Later than that a SYN of the client's is one more try, not a copy.
 AGAIN_S = 1.0
+REFUSED = packets.RST | packets.ACK
 
 
 class FakeKernel:
@@ -86,7 +87,7 @@ def ipv4(source: bytes, destination: bytes, sport: int, dport: int, flags: int, 
     return head + ports + seq.to_bytes(4, "big") + bytes(4) + bytes((0x50, flags)) + bytes(6)
 
 
-def queued(packet: bytes, *, hook: int = nfqueue.PREROUTING, mark: int = 0) -> bytes:
+def queued(packet: bytes, *, hook: int = nfqueue.OUTPUT, mark: int = 0) -> bytes:
     parts = [netlink.attribute(1, b"\0\0\0\7\x08\0" + bytes((hook,)))]
     if mark:
         parts.append(netlink.u32(3, mark))
@@ -115,7 +116,7 @@ def test_what_is_not_for_us_goes_on_as_it_is() -> None:
     rig = Rig()
     for packet in (
         ipv4(CLIENT, bytes(4), 1, 80, packets.SYN, 1), b"", b"\x45", bytes(60),
-        answer(1, 1000, packets.RST), tcp(1000)[:30],
+        answer(1, 1000, REFUSED), tcp(1000)[:30],
     ):  # fmt: skip
         assert rig.take(packet) == (nfqueue.ACCEPT, None, False)
     assert rig.verdicts.counters["unparsable"] == 4
@@ -139,7 +140,7 @@ def test_who_cannot_be_served_goes_on_without_entry_and_mark(mode: Mode) -> None
     assert rig.take(tcp(1000), AGAIN_S, mark=FOREIGN) == (nfqueue.ACCEPT, 0, True)
     assert rig.kernel.told == []
     # what refuses it is the kernel, and that is the client's to hear
-    refusal = ipv4(ADDRESS, CLIENT, 80, 1000, packets.RST, 0)
+    refusal = ipv4(ADDRESS, CLIENT, 80, 1000, REFUSED, 0)
     assert rig.take(refusal, AGAIN_S) == (nfqueue.ACCEPT, None, False)
     assert rig.kernel.told == []
 
@@ -179,18 +180,53 @@ def test_a_refused_syn_is_sent_to_another_backend() -> None:
     syn = tcp(1000)
     _, first, _ = rig.take(syn, mark=FOREIGN)
     assert first is not None
-    reset = answer(first, 1000, packets.RST | packets.ACK)
+    reset = answer(first, 1000, REFUSED)
     assert rig.take(reset, 0.01) == (nfqueue.DROP, None, False)
     second = 3 - first
     mark = second << SHIFT | FOREIGN
     assert rig.kernel.told == [("delete", flow_of(syn)), ("resend", syn, mark)]
     # it comes by, and is not taken for another try of the client's
-    again = rig.take(syn, 0.02, hook=nfqueue.OUTPUT, mark=mark)
+    again = rig.take(syn, 0.02, mark=mark)
     assert again == (nfqueue.ACCEPT, None, False)
     # all have been tried: the client hears of it
-    reset = answer(second, 1000, packets.RST | packets.ACK)
+    reset = answer(second, 1000, REFUSED)
     assert rig.take(reset, 0.03) == (nfqueue.ACCEPT, None, False)
     assert rig.verdicts.counters["resent"] == 1
+
+
+def test_a_syn_from_elsewhere_is_not_sent_again_for_its_client_does_that() -> None:
+    rig = Rig(options=Options(hedge_ms=50.0))
+    syn = tcp(1000)
+    _, first, _ = rig.take(syn, hook=nfqueue.PREROUTING)
+    assert first is not None
+    assert rig.steering.tick(0.1) == []
+    assert rig.take(answer(first, 1000, REFUSED), 0.2) == (nfqueue.DROP, None, False)
+    assert rig.kernel.told == []
+    assert rig.take(syn, AGAIN_S, hook=nfqueue.PREROUTING) == (nfqueue.ACCEPT, 3 - first, True)
+    # all have been tried: the client hears of it
+    assert rig.take(answer(3 - first, 1000, REFUSED), 1.1) == (nfqueue.ACCEPT, None, False)
+    found = rig.steering.report(AGAIN_S)
+    assert [one.failures for one in found.backends] == [1, 1]
+    assert found.counters["timeouts"] == 0
+    assert rig.verdicts.counters["resent"] == 0
+
+
+def test_a_reset_that_answers_no_syn_is_no_refusal() -> None:
+    rig = Rig()
+    _, first, _ = rig.take(tcp(1000))
+    assert first is not None
+    for port in range(1000, 1010):
+        assert rig.take(answer(first, port, packets.RST), 0.01) == (nfqueue.ACCEPT, None, False)
+    assert all(one.open and not one.failures for one in rig.steering.report(0.1).backends)
+
+
+def test_a_refusal_of_what_the_kernel_gave_away_is_one_at_once() -> None:
+    rig = Rig()
+    for port in range(1000, 1005):
+        assert rig.take(answer(1, port, REFUSED)) == (nfqueue.ACCEPT, None, False)
+    rig.take(answer(3, 1000, REFUSED))  # no backend
+    [one] = rig.steering.report(0.1).backends
+    assert (one.backend[1], one.failures, one.open) == ("10.0.1.1", 5, False)
 
 
 def test_the_reset_of_a_backend_on_the_own_host_comes_from_the_vip_already() -> None:
@@ -199,7 +235,7 @@ def test_the_reset_of_a_backend_on_the_own_host_comes_from_the_vip_already() -> 
     _, first, _ = rig.take(syn)
     assert first is not None
     flow = flow_of(syn)
-    reset = ipv4(flow[4:8], flow[:4], 80, 1000, packets.RST | packets.ACK, 0)
+    reset = ipv4(flow[4:8], flow[:4], 80, 1000, REFUSED, 0)
     assert rig.take(reset, 0.01) == (nfqueue.DROP, None, False)
     assert rig.kernel.told == [("delete", flow), ("resend", syn, 3 - first << SHIFT)]
 
@@ -208,7 +244,7 @@ def test_a_late_reset_of_a_backend_that_has_it_no_longer_moves_nothing() -> None
     rig = Rig(3)
     _, first, _ = rig.take(tcp(1000))
     assert first is not None
-    reset = answer(first, 1000, packets.RST)
+    reset = answer(first, 1000, REFUSED)
     assert rig.take(reset, 0.01)[0] == nfqueue.DROP
     assert rig.take(reset, 0.02) == (nfqueue.ACCEPT, None, False)
     assert rig.verdicts.counters["resent"] == 1
@@ -219,7 +255,7 @@ def test_a_refusal_is_not_held_back_for_nothing() -> None:
     _, first, _ = rig.take(tcp(1000))
     assert first is not None
     rig.kernel.works = False
-    reset = answer(first, 1000, packets.RST)
+    reset = answer(first, 1000, REFUSED)
     assert rig.take(reset, 0.01) == (nfqueue.ACCEPT, None, False)
     assert rig.verdicts.counters["resend_failed"] == 1
     second = {one.backend[1]: one for one in rig.steering.report(5.0).backends}[
@@ -235,7 +271,7 @@ def test_the_reset_of_an_answered_connection_goes_on() -> None:
     assert slot is not None
     source = bytes((10, 0, 1, slot)) + b"\x1f\x90"
     rig.steering.event(conntrack.UPDATE, 6, flow, source, conntrack.SEEN_REPLY, 0.001)
-    reset = answer(slot, 1000, packets.RST)
+    reset = answer(slot, 1000, REFUSED)
     assert rig.take(reset, 0.01) == (nfqueue.ACCEPT, None, False)
     rig.verdicts.answered(flow)
     assert rig.take(reset, 0.02) == (nfqueue.ACCEPT, None, False)
@@ -269,7 +305,7 @@ def test_a_syn_that_is_not_whole_is_not_sent_again() -> None:
     syn[3] = 60
     _, first, _ = rig.take(bytes(syn))
     assert first is not None
-    assert rig.take(answer(first, 1000, packets.RST), 0.01)[0] == nfqueue.ACCEPT
+    assert rig.take(answer(first, 1000, REFUSED), 0.01)[0] == nfqueue.ACCEPT
 
 
 def test_the_original_way_makes_an_entry_and_no_mark() -> None:
@@ -288,9 +324,9 @@ def test_syns_are_not_kept_for_ever() -> None:
     rig.take(tcp(1000))
     for now in (5.0, 10.0):
         rig.take(tcp(2000 + int(now)), now)
-    reset = answer(1, 1000, packets.RST)
+    reset = answer(1, 1000, REFUSED)
     assert rig.take(reset, 10.0)[0] == nfqueue.ACCEPT
-    assert rig.take(answer(2, 1000, packets.RST), 10.0)[0] == nfqueue.ACCEPT
+    assert rig.take(answer(2, 1000, REFUSED), 10.0)[0] == nfqueue.ACCEPT
     assert MAX_KEPT >= 10_000
 
 
@@ -311,11 +347,12 @@ def test_any_series_of_packets_gets_verdicts(steps: list[tuple[str, int, int, fl
         now += later
         flow = flow_of(tcp(port))
         if kind == "syn":
-            rig.take(tcp(port, seq=backend), now)
+            hook = nfqueue.OUTPUT if port % 2 else nfqueue.PREROUTING
+            rig.take(tcp(port, seq=backend), now, hook=hook)
         elif kind == "resent":
-            rig.take(tcp(port), now, hook=nfqueue.OUTPUT, mark=backend << SHIFT)
+            rig.take(tcp(port), now, mark=backend << SHIFT)
         elif kind == "reset":
-            rig.take(answer(backend, port, packets.RST), now)
+            rig.take(answer(backend, port, REFUSED), now)
         elif kind == "garbage":
             rig.take(tcp(port)[: backend * 10], now)
         elif kind == "answer":

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from cairn_l4lb.channel import Answer, Question, Report, SteerSettings, Update
 from cairn_l4lb.choose import Reason, another, took
 from cairn_l4lb.health import JITTER
-from cairn_l4lb.members import REFUSE, Decision, State
+from cairn_l4lb.members import REFUSE, Decision, Member, State
 
 from . import explain
 from .flows import ANSWERED, MAX_FLOWS, TCP, UDP, WAITING, Flow, Flows
@@ -28,8 +28,8 @@ HEDGE_SHARE, HEDGE_BURST = 0.1, 20.0
 MAX_LOOKS = 200
 COUNTERS = (
     "observed_conns", "successes", "timeouts", "unblamed", "refusals", "failovers",
-    "retried_refusals", "hedges", "no_backend", "unknown_vip", "probes", "reachable_open_backend", "open_backend",
-    "other_backend", "forgotten_flows", "promoted",
+    "retried_refusals", "hedges", "no_backend", "unknown_vip", "probes",
+    "reachable_open_backend", "open_backend", "other_backend", "forgotten_flows", "promoted",
 )  # fmt: skip
 #: Whether a SYN left this host, for this backend, and nobody has answered it: protocol, flow,
 #: address and port of the backend as on the wire.
@@ -83,9 +83,12 @@ class Steering:
 
     # --- connections -----------------------------------------------------------------------------
 
-    def packet(self, protocol: int, flow: bytes, seq: int, now: float) -> Decision | None:
+    def packet(
+        self, protocol: int, flow: bytes, seq: int, now: float, resend: bool = True
+    ) -> Decision | None:
         """The backend for a SYN (6) or a first datagram (17, any seq).
 
+        resend: `tick` may say that the SYN is to be sent again.
         None: no such VIP, or no backend that may have it; it goes on unmarked.
         """
         place = flow[4:8] + flow[10:] if len(flow) == 12 else flow[16:32] + flow[34:]
@@ -120,25 +123,37 @@ class Steering:
         started.replaced = pinned
         self._add(started)
         self._wait(started, now)
-        if vip.hedge_s:
+        if vip.hedge_s and resend:
             self._hedge_credit = min(self._hedge_credit + HEDGE_SHARE, HEDGE_BURST)
             flows.hedge(started, now + vip.hedge_s)
         return member.decision if pinned is None else member.other
 
-    def refused(self, flow: bytes, now: float) -> Decision | None:
-        """An RST came for an unanswered SYN: who else to try; None: let the client have it."""
+    def refused(self, flow: bytes, now: float, resend: bool = True) -> Decision | None:
+        """An RST came for an unanswered SYN: who else to try; None: let the client have it.
+
+        resend: the SYN is sent to that one at once; else the client's next one gets a backend.
+        """
         known = self._flows.tcp.get(flow)
         if known is None or known.stage == ANSWERED:
             return None
         self._counters["refusals"] += 1
         self._failed(known, now)
-        if self._settings.retry_refused:
-            decision = self._move(known, "refused", now)
-            if decision is not None:
-                self._counters["retried_refusals"] += 1
-                return decision
-        self._flows.forget(known)
-        return None
+        member = self._next(known, now) if self._settings.retry_refused else None
+        if member is None:
+            self._flows.forget(known)
+            return None
+        self._counters["retried_refusals"] += 1
+        return self._move(known, member, "refused", now) if resend else member.other
+
+    def refusal(self, reply_source: bytes, client: bytes, now: float) -> None:
+        """A backend refused a connection that only the kernel knows.
+
+        reply_source: as of `event`. client: address as on the wire.
+        """
+        state = self._table.sources[TCP].get(reply_source)
+        if state is not None:
+            self._counters["refusals"] += 1
+            self._fail(state, 1, client, None, now)
 
     def unsent(self, flow: bytes) -> None:
         """The SYN could not be sent where `refused` or `tick` said: that is no backend's fault."""
@@ -167,8 +182,8 @@ class Steering:
         elif kind == DESTROYED:
             if known is not None:
                 self._ended(known, reply_source, status, now)
-            elif protocol == TCP and not status & SEEN_REPLY and reply_source in sources:
-                self._fail(sources[reply_source], 1, flow, None, now)
+            elif self._tells(protocol, status) and (state := sources.get(reply_source)):
+                self._fail(state, 1, flow, None, now)
         elif kind == NEW and (known is None or known.stage != WAITING):
             self._kernel_chose(protocol, flow, reply_source, now)
 
@@ -232,9 +247,9 @@ class Steering:
             return known.member.decision
         if known.stage == WAITING:
             self._silent(known, now)
-        decision = self._move(known, "repeated", now)
-        if decision is not None:
-            return decision
+        member = self._next(known, now)
+        if member is not None:
+            return self._move(known, member, "repeated", now)
         vip = known.vip
         if explain.refuses(vip.fresh(now), self._settings.refuse_closed):
             # it was the probe, say: without its entry it meets what every other client does
@@ -247,12 +262,14 @@ class Steering:
         self._counters["no_backend"] += 1
         self._table.tell_vip(vip)
 
-    def _move(self, flow: Flow, why: str, now: float) -> Decision | None:
-        """Give an unanswered flow to a backend that it has not tried; None: there is none."""
+    def _next(self, flow: Flow, now: float) -> Member | None:
+        """A backend that an unanswered flow has not tried; None: there is none."""
         vip = flow.vip
-        member = another(vip.fresh(now), flow.tried(), vip.rules, self._rng, now)
-        if member is None:
-            return None
+        return another(vip.fresh(now), flow.tried(), vip.rules, self._rng, now)
+
+    def _move(self, flow: Flow, member: Member, why: str, now: float) -> Decision:
+        """Give an unanswered flow to that backend."""
+        vip = flow.vip
         vip.note(_client(flow.key), (why, member, flow.member, 0.0, 0.0), now)
         vip.failovers += 1
         self._table.tell_vip(vip)
@@ -273,15 +290,13 @@ class Steering:
         Its first one cannot answer any more. Whether that is to blame shows when the other one
         answers sooner, or nobody does.
         """
+        member = self._next(flow, now)
+        if member is None:
+            return None
         first, waited = flow.member, now - flow.started
         self._settle(flow)
-        decision = self._move(flow, "hedged", now)
-        if decision is None:  # nobody else: go on waiting, as if nothing was
-            flow.stage = WAITING
-            first.state.pending += 1
-        else:
-            flow.hedged = (first, waited)
-        return decision
+        flow.hedged = (first, waited)
+        return self._move(flow, member, "hedged", now)
 
     # --- what became of them ---------------------------------------------------------------------
 
@@ -385,7 +400,17 @@ class Steering:
         elif flow.replaced == reply_source:
             flow.replaced = None
         elif flow.member.state.source == reply_source:
-            self._failed(flow, now)
+            if flow.seq >= 0 or self._tells(flow.protocol, status):
+                self._failed(flow, now)
+            elif flow.stage == WAITING:
+                self._pass_over(flow, now)
+
+    def _tells(self, protocol: int, status: int) -> bool:
+        """Whether the end of a connection that the kernel gave away tells of a refusal.
+
+        While RSTs come to the queues these do; and what was no SYN ends in the same way.
+        """
+        return protocol == TCP and not status & SEEN_REPLY and not self._settings.retry_refused
 
     def _kernel_chose(self, protocol: int, key: bytes, reply_source: bytes, now: float) -> None:
         """A flow that user space did not see: its VIP is the kernel's, or nobody read the queue."""
