@@ -2,24 +2,25 @@
 
 A change costs what it touches: the tasks whose rows changed, or whose agent or framework did, and
 the VIPs they are backends of.  Nothing here depends on the order in which things became known but
-for one: a VIP that lost its last backend stays for a while without any, so that its clients are
-refused at once and their packets do not leave for wherever the default route leads.  No I/O.
+for two things: a VIP that lost its last backend stays for a while without any, so that its clients
+are refused at once and their packets do not leave for wherever the default route leads; and where a
+framework declares more than its share, what was there first stays.  No I/O.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from heapq import nsmallest
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
 from cairn_core.clusterview.view import Changes, Snapshot
-from cairn_core.errors import shorten
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow, VipRow
 from cairn_core.vips.labels import may_declare
+from cairn_core.vips.shares import Shares
 
+from .backends import is_meant, keep_problems, of_members, reported
 from .literals import Guard
 from .model import Backend, Options, Service, Vip, endpoint
 from .options import merge
@@ -29,8 +30,10 @@ T = TypeVar("T")
 
 #: Problems that are listed.
 MAX_PROBLEMS = 1000
-#: Backends of one VIP that are refused and of which it is told why.
-MAX_REFUSED = 8
+#: VIPs that may be declared, and those by one framework.
+MAX_VIPS, MAX_VIPS_OF_FRAMEWORK = 65_536, 8192
+#: Tasks that are looked at again at a time, when there is room for their VIPs.
+AT_ONCE = 1000
 
 
 @dataclass(slots=True)
@@ -115,6 +118,10 @@ class Table:
         self._entries: dict[VipKey, _Entry] = {}
         #: Keys of VIPs by name, or by address for literal ones.
         self._keys_of: dict[str, set[VipKey]] = {}
+        #: For whom they count: the framework that declared them first.
+        self._shares: Shares[VipKey] = Shares(MAX_VIPS, MAX_VIPS_OF_FRAMEWORK, "VIPs")
+        #: Keys of tasks that declare more than their framework may, and its id.
+        self._crowded: dict[str, str] = {}
         #: VIPs without backends, and since when.
         self._lingering: dict[VipKey, float] = {}
         self._shown_names: Counter[tuple[str, str]] = Counter()
@@ -210,12 +217,14 @@ class Table:
             self._keys_due.update(
                 key
                 for key, entry in self._entries.items()
-                if any(_is_meant(one.backend, differing) for one in _all(entry))
+                if any(is_meant(one.backend, differing) for one in _all(entry))
             )
         return self._settle(now)
 
     def expire(self, now: float) -> TableChange:
-        """Time passed.  Costs O(VIPs without backends)."""
+        """Time passed.  Costs O(VIPs without backends, and tasks whose VIPs are too many)."""
+        hopeful = (key for key, one in self._crowded.items() if self._shares.room(one))
+        self._tasks_due.update(islice(hopeful, AT_ONCE))
         self._keys_due.update(
             key for key, since in self._lingering.items() if now - since >= self._linger_s
         )
@@ -360,7 +369,8 @@ class Table:
 
     def _settle(self, now: float) -> TableChange:
         """Make anew what is due."""
-        for task_key in self._tasks_due:
+        # in order, so that hosts agree on whose VIPs are too many
+        for task_key in sorted(self._tasks_due):
             self._make_task(task_key)
         self._tasks_due.clear()
         due, self._keys_due = self._keys_due, set()
@@ -386,6 +396,7 @@ class Table:
                 change.gone.discard(service.vip)
             if service is None and not entry.members:
                 del self._entries[key]
+                self._shares.give_back(key)
                 _remove(self._keys_of, key.name or key.address, key)
         change.names = any((self._shown_names[one] > 0) != before for one, before in named.items())
         for one in named:
@@ -412,17 +423,22 @@ class Table:
                 self._rules,
             )
         last = self._members.pop(key, ())
+        owner = key.split("/", 2)[1]
+        members, left_out = self._within_share(owner, members)
+        if left_out:
+            self._crowded[key] = owner
+            why = self._shares.why_full(owner)
+            problems += (f"{why}: {left_out} of this task are left out",)
+        else:
+            self._crowded.pop(key, None)
         if members:
             self._members[key] = members
-        if problems:
-            self._task_problems[key] = problems
-        else:
-            self._task_problems.pop(key, None)
+        keep_problems(self._task_problems, key, problems, MAX_PROBLEMS)
         if members == last:
             return
-        for address in _reported(last):
+        for address in reported(last):
             _remove(self._reported, address, key)
-        for address in _reported(members):
+        for address in reported(members):
             self._reported.setdefault(address, set()).add(key)
         for vip in {one.key for one in last}:
             del self._entries[vip].members[key]
@@ -435,8 +451,20 @@ class Table:
             if entry is None:
                 entry = self._entries[vip] = _Entry()
                 self._keys_of.setdefault(vip.name or vip.address, set()).add(vip)
+                self._shares.take(vip, owner)
             entry.members[key] = tuple(some)
             self._keys_due.add(vip)
+
+    def _within_share(
+        self, framework_id: str, members: tuple[Member, ...]
+    ) -> tuple[tuple[Member, ...], int]:
+        """Members without those of VIPs that there is no room for, and how many VIPs those are."""
+        new = {one.key for one in members} - self._entries.keys()
+        room = self._shares.room(framework_id) if new else 0
+        if len(new) <= room:
+            return members, 0
+        left_out = set(sorted(new)[room:])
+        return tuple(one for one in members if one.key not in left_out), len(left_out)
 
     def _make(self, key: VipKey, now: float) -> Service | None:
         """The service of a VIP as it is to be now; None when it is not to be."""
@@ -446,7 +474,7 @@ class Table:
         service = None
         if entry.members:
             options, conflicts = merge(one.options for one in _all(entry))
-            backends, refused = self._backends(entry)
+            backends, refused = of_members(_all(entry), self._drained, self._not_of_container)
             problems = (*conflicts, *refused, *([problem] if problem else ()))
             if not problem:
                 service = self._service(key, address, backends, options)
@@ -458,10 +486,7 @@ class Table:
             service = self._service(key, address, (), entry.service.options)
         if service is None or service.backends:
             self._lingering.pop(key, None)
-        if problems:
-            self._vip_problems[key] = problems
-        else:
-            self._vip_problems.pop(key, None)
+        keep_problems(self._vip_problems, key, problems, MAX_PROBLEMS)
         return service
 
     @staticmethod
@@ -483,27 +508,6 @@ class Table:
             return "", f"address {address} is that of the name {min(holders)}"
         return address, self._guard.reason(address)
 
-    def _backends(self, entry: _Entry) -> tuple[tuple[Backend, ...], list[str]]:
-        """Backends in order, each address and port once: of several tasks the one with the highest
-        weight, then with the smallest id; and why some are none."""
-        best: dict[tuple[str, int], Backend] = {}
-        refused: dict[str, str] = {}
-        for member in _all(entry):
-            one = member.backend
-            if one.address != one.agent_address and (reason := self._not_of_container(one.address)):
-                refused[one.task_id] = reason
-                continue
-            if self._drained and _is_meant(one, self._drained):
-                one = replace(one, weight=0, why="drained")
-            other = best.setdefault((one.address, one.port), one)
-            if other is not one and _rank(one) < _rank(other):
-                best[one.address, one.port] = one
-        told = nsmallest(MAX_REFUSED, refused.items())
-        return (
-            tuple(best[place] for place in sorted(best)),
-            [f"task {shorten(task, 80)!r}: {reason}" for task, reason in told],
-        )
-
     def _not_of_container(self, address: str) -> str:
         """Why an address that a container reports is none of its own; empty where it is."""
         if address in self._holders:
@@ -518,26 +522,6 @@ def _name_of(row: Row | None) -> str | None:
 def _all(entry: _Entry) -> Iterable[Member]:
     for members in entry.members.values():
         yield from members
-
-
-def _reported(members: Iterable[Member]) -> set[str]:
-    """Addresses of containers, which these say themselves."""
-    return {
-        one.backend.address for one in members if one.backend.address != one.backend.agent_address
-    }
-
-
-def _rank(one: Backend) -> tuple[int, str, Backend]:
-    return -one.weight, one.task_id, one
-
-
-def _is_meant(one: Backend, targets: frozenset[str]) -> bool:
-    return (
-        one.agent_address in targets
-        or one.task_id in targets
-        or one.agent_id in targets
-        or one.text in targets
-    )
 
 
 def _remove(index: dict[str, set[T]], one: str, key: T) -> None:

@@ -35,7 +35,7 @@ Era: TypeAlias = Literal["minuteman", "dcos-net"]
 
 RUNNING, KILLING = "TASK_RUNNING", "TASK_KILLING"
 #: Problems of one task that are told.
-MAX_PROBLEMS = 64
+MAX_PROBLEMS = 8
 
 
 class VipRules(Struct, frozen=True, kw_only=True):
@@ -107,8 +107,10 @@ def task_backends(
                 members.setdefault((member.key, backend.address, backend.port), member)
         except _NotPlaced as error:
             problems.append(f"label {shorten(one.key, 80)!r}: {error}")
-    told = tuple(dict.fromkeys(problems))
-    return TaskVips(tuple(members.values()), told[:MAX_PROBLEMS])
+    told = list(dict.fromkeys(problems))
+    if len(told) > MAX_PROBLEMS:
+        told[MAX_PROBLEMS:] = [f"{len(told) - MAX_PROBLEMS} more problems"]
+    return TaskVips(tuple(members.values()), tuple(told))
 
 
 class _NotPlaced(Exception):

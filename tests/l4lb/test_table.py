@@ -371,6 +371,47 @@ def test_an_address_of_a_container_may_be_that_of_a_host_later() -> None:
     assert shown(cluster.services) == {"tcp/11.0.0.1:80": []}
 
 
+def test_one_framework_does_not_take_all_vips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_VIPS", 40)
+    monkeypatch.setattr(table, "MAX_VIPS_OF_FRAMEWORK", 8)
+    greedy = [task(f"t{n}", *(f"1.2.{n}.{m}:80" for m in range(6))) for n in range(3)]
+    other = replace(task("t9", "1.2.9.9:80"), framework_id="g")
+    cluster = Cluster(*BASE, FrameworkRow("g", "other"), *greedy, other)
+    assert len(cluster.services) == 9
+    assert Vip("tcp", "1.2.9.9", 80) in cluster.services
+    problems = cluster.table.problems()
+    assert [one.task for one in problems] == ["t1", "t2"]
+    assert problems[0].reason == "framework 'f' has 6 VIPs already: 4 of this task are left out"
+    assert problems[1].reason == "framework 'f' has 8 VIPs already: 6 of this task are left out"
+    # another backend of what is there needs no room, and what goes makes some
+    cluster.put(task("t3", "1.2.9.9:80", number=31001))
+    assert len(cluster.services[Vip("tcp", "1.2.9.9", 80)].backends) == 2
+    cluster.drop(greedy[0])
+    cluster.now += LINGER_S + 1
+    cluster.took(cluster.table.expire(cluster.now))
+    cluster.took(cluster.table.expire(cluster.now))
+    assert len(cluster.services) == 9
+    cluster.drop(greedy[1])
+    for _ in range(2):
+        cluster.now += LINGER_S + 1
+        cluster.took(cluster.table.expire(cluster.now))
+        cluster.took(cluster.table.expire(cluster.now))
+    assert len(cluster.services) == 7
+    assert not cluster.table.problems()
+
+
+def test_problems_are_told_in_words_while_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_PROBLEMS", 2)
+    cluster = Cluster(*BASE, *(task(f"t{n}", "web:http") for n in range(4)))
+    assert cluster.table.problem_count == 4
+    reasons = [one.reason for one in cluster.table.problems(limit=10)]
+    assert sum("not told" in one for one in reasons) == 2
+    cluster.put(*(task(f"t{n}", "web:other") for n in range(4)))
+    assert sum("not told" in one.reason for one in cluster.table.problems(limit=10)) == 2
+    cluster.put(*(task(f"t{n}", "web:80") for n in range(4)))
+    assert not cluster.table.problems()
+
+
 # -- the end of a VIP ------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, NetworkRow, PortRow, TaskRow
 from cairn_l4lb.model import Options
-from cairn_l4lb.vips import TaskVips, VipKey, VipRules, task_backends
+from cairn_l4lb.vips import MAX_PROBLEMS, TaskVips, VipKey, VipRules, task_backends
 
 HOST = "10.0.0.243"
 MARATHON = FrameworkRow("f", "marathon")
@@ -331,6 +331,12 @@ def test_a_name_that_is_none_is_refused() -> None:
     found = made(task(port(31000, "/:80")))
     assert found.members == ()
     assert len(found.problems) == 1
+
+
+def test_of_many_problems_of_a_task_some_are_told() -> None:
+    found = made(task(port(31000, *(f"web{n}:" for n in range(20)))))
+    assert len(found.problems) == MAX_PROBLEMS + 1
+    assert found.problems[-1] == f"{20 - MAX_PROBLEMS} more problems"
 
 
 texts = st.text(max_size=12)
