@@ -487,7 +487,8 @@ def test_credentials_in_both_forms(tmp_path: Path) -> None:
     ("name", "value"),
     [("weights", "a"), ("weights", "a=0"), ("roles", "a//b"), ("domain", "{"),
      ("min_allocatable_resources", "cpus"), ("vip_min_ip", "11.0.0"), ("vip_min_ip", "fd00::"),
-     ("vip_min_ip", "9.0.0.0"), ("vip_min_ip", "0.0.0.0"), ("vip_max_ip", "11.0.0.0"), ("vip_max_ip6", "11.0.0.1"), ("vip_allocator", "x"),
+     ("vip_min_ip", "9.0.0.0"), ("vip_min_ip", "0.0.0.0"),
+     ("vip_max_ip", "11.0.0.0"), ("vip_max_ip6", "11.0.0.1"), ("vip_allocator", "x"),
      ("authenticate_agents", True)],
 )  # fmt: skip
 def test_wrong_settings_name_themselves(name: str, value: Any) -> None:
