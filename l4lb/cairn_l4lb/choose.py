@@ -59,7 +59,8 @@ class Pool:
 
     takers: all with weight, by name. members: those of the best kind. probes: closed ones whose
     backoff is over; each gets one connection. cumulative: weights summed up; None: all are equal.
-    by_latency: two are compared by peak EWMA. wake: when it is to be made again, seconds.
+    by_latency: two are compared by peak EWMA. scarce: most of the weight is closed.
+    wake: when it is to be made again, seconds.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Pool:
         "kind",
         "members",
         "probes",
+        "scarce",
         "shares",
         "spare_at",
         "table",
@@ -93,15 +95,19 @@ class Pool:
             self.cumulative = list(accumulate(shares))
         self.heap: list[tuple[float, int, Member]] = []
         self.homes: dict[bytes, Member] = {}
-        self.by_latency = False
+        self.by_latency = self.scarce = False
         self.table: array[int] | None = None
         self.spare_at = 0.0
 
     def spare(self, now: float) -> Member | None:
-        """With all backends closed: one that may be probed before its backoff is over."""
+        """With all backends closed: one that may be probed before its backoff is over.  With some
+        open: only one that refuses, as a client would wait for the others."""
         if now < self.spare_at:
             return None
-        waiting = [one for one in self.takers if not one.state.gate.probing]
+        gates = [(one, one.state.gate) for one in self.takers]
+        waiting = [
+            one for one, gate in gates if not gate.probing and (gate.refusing or self.kind == OTHER)
+        ]
         found = next((one for one in waiting if one.state.gate.spare(now)), None)
         if found is None:
             # not to look at all of them for each connection that is refused
@@ -126,6 +132,9 @@ def pool(members: Iterable[Member], rules: Rules, clock: float, now: float) -> P
     usable = _nearest(usable, rules.locality) if usable else takers
     made = Pool(takers, usable, [share(one, rules, now) for one in usable], kind)
     made.probes = due
+    if kind != OTHER and not by_client:
+        total = sum(one.weight for one in takers)
+        made.scarce = 2 * sum(one.weight for one in takers if not one.state.gate.closed) < total
     made.by_latency = rules.policy == "p2c" and rules.cost == "peak-ewma"
     closed = [one.state.gate.until for one in takers if one.state.gate.closed]
     made.wake = min((until for until in closed if until > now), default=inf)
@@ -322,6 +331,24 @@ def another(
         return source_hash(made, client, rng, now)[1]
     pick = p2c_pending if rules.cost == "pending" else p2c_peak_ewma
     return pick(made, b"", rng, now)[1]
+
+
+def refusing(source: Pool, tried: Container[Member], client: bytes, now: float) -> Member | None:
+    """A closed backend that refused last and is not among `tried`: the next that is to be probed.
+
+    It may have come back, and trying it costs a client nothing that is refused otherwise.  With
+    all closed each is tried so often only, lest every connection goes round all of them.
+    """
+    every = source.kind != OTHER
+    left = [
+        one
+        for one in source.takers
+        if one.state.gate.refusing
+        and one not in tried
+        and one.state.itself != client
+        and (every or one.state.gate.spare(now))
+    ]
+    return min(left, key=lambda one: (not one.reachable, one.state.gate.until), default=None)
 
 
 def seed(name: str) -> int:

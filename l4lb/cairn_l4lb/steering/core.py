@@ -5,7 +5,7 @@ from random import Random
 from typing import TypeAlias
 
 from cairn_l4lb.channel import Answer, Question, Report, SteerSettings, Update
-from cairn_l4lb.choose import Reason, another, took
+from cairn_l4lb.choose import OTHER, Reason, another, refusing, took
 from cairn_l4lb.health import JITTER
 from cairn_l4lb.members import REFUSE, Decision, Member, State
 
@@ -24,6 +24,9 @@ DUPLICATE_S = 0.15
 BEAT_S = 0.25
 #: Hedges are at most this share of the connections, else they would add to what makes all slow.
 HEDGE_SHARE, HEDGE_BURST = 0.1, 20.0
+#: A refusal goes to so many backends at most, if they are closed; to fewer where the client itself
+#: has to try again, and waits longer each time.
+MAX_CLOSED, MAX_CLOSED_WAITS = 8, 2
 #: Silences of which the kernel is asked, in a tick; it answers in some 10 microseconds.
 MAX_LOOKS = 200
 COUNTERS = (
@@ -137,12 +140,14 @@ class Steering:
         if known is None or known.stage == ANSWERED:
             return None
         self._counters["refusals"] += 1
-        self._failed(known, now)
-        member = self._next(known, now) if self._settings.retry_refused else None
+        retry = self._settings.retry_refused
+        self._failed(known, now, refused=retry)
+        member = self._next(known, now, refused=True, resend=resend) if retry else None
         if member is None:
             self._flows.forget(known)
             return None
         self._counters["retried_refusals"] += 1
+        known.refused = True
         return self._move(known, member, "refused", now) if resend else member.other
 
     def refusal(self, reply_source: bytes, client: bytes, now: float) -> None:
@@ -247,7 +252,7 @@ class Steering:
             return known.member.decision
         if known.stage == WAITING:
             self._silent(known, now)
-        member = self._next(known, now)
+        member = self._next(known, now, refused=known.refused, resend=False)
         if member is not None:
             return self._move(known, member, "repeated", now)
         vip = known.vip
@@ -262,10 +267,23 @@ class Steering:
         self._counters["no_backend"] += 1
         self._table.tell_vip(vip)
 
-    def _next(self, flow: Flow, now: float) -> Member | None:
-        """A backend that an unanswered flow has not tried; None: there is none."""
-        vip = flow.vip
-        return another(vip.fresh(now), flow.tried(), vip.rules, self._rng, now)
+    def _next(
+        self, flow: Flow, now: float, *, refused: bool = False, resend: bool = True
+    ) -> Member | None:
+        """A backend that an unanswered flow has not tried; None: there is none.
+
+        refused: it may be a closed one that refuses, too. resend: at once.
+        """
+        vip, tried = flow.vip, flow.tried()
+        pool = vip.fresh(now)
+        member = another(pool, tried, vip.rules, self._rng, now)
+        if member is not None or not refused:
+            return member
+        if flow.attempt >= (MAX_CLOSED if resend else MAX_CLOSED_WAITS):
+            return None
+        if not resend and pool.kind == OTHER:
+            return None  # with all closed a client shall not wait for its refusal
+        return refusing(pool, tried, _client(flow.key), now)
 
     def _move(self, flow: Flow, member: Member, why: str, now: float) -> Decision:
         """Give an unanswered flow to that backend."""
@@ -274,7 +292,10 @@ class Steering:
         vip.failovers += 1
         self._table.tell_vip(vip)
         self._counters["failovers"] += 1
+        if member.state.gate.closed:
+            self._probe(member.state, now)
         member.served += member.step
+        flow.refused = False
         flow.earlier = [*(flow.earlier or ()), (flow.member, flow.started)]
         flow.member = member
         flow.started = now
@@ -356,14 +377,15 @@ class Steering:
             self._counters["timeouts"] += flow.count
         self._failed(flow, now)
 
-    def _failed(self, flow: Flow, now: float) -> None:
+    def _failed(self, flow: Flow, now: float, *, refused: bool = False) -> None:
         """Its backend did not answer; counted once, and never for UDP, where silence is usual."""
         if flow.stage != WAITING:
             return
         self._settle(flow)
         self._flows.unanswered(flow, now)
         if flow.protocol == TCP:
-            self._fail(flow.member.state, flow.count, flow.key, now - flow.started, now)
+            waited = now - flow.started
+            self._fail(flow.member.state, flow.count, flow.key, waited, now, refused=refused)
             self._blame(flow, now)
 
     def _blame(self, flow: Flow, now: float) -> None:
@@ -441,8 +463,20 @@ class Steering:
             self._urgent = True
             self._changed(state, True, now)
 
-    def _fail(self, state: State, count: int, key: bytes, waited: float | None, now: float) -> None:
-        """A backend did not answer; a quick refusal is as dear as a silence."""
+    def _fail(
+        self,
+        state: State,
+        count: int,
+        key: bytes,
+        waited: float | None,
+        now: float,
+        *,
+        refused: bool = False,
+    ) -> None:
+        """A backend did not answer; a quick refusal is as dear as a silence.
+
+        refused: and it went to another backend, if there was one.
+        """
         if state.itself and key.startswith(state.itself):
             return  # its network may be one that cannot lead it back to itself
         settings = self._settings
@@ -454,7 +488,7 @@ class Steering:
             return  # nobody has it any more
         backoff_s = settings.backoff_s * (1.0 + JITTER * self._rng.random())
         probed = state.gate.probing
-        closes = state.gate.failure(settings.failure_limit, backoff_s, now)
+        closes = state.gate.failure(settings.failure_limit, backoff_s, now, refused)
         if closes or probed:
             self._urgent |= closes
             self._changed(state, False, now)

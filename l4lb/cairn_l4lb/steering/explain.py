@@ -47,6 +47,8 @@ def _by_rules(
     if refuses(pool, refuse_closed):
         spare = pool.spare(now)
         return None if spare is None else ("probe", spare, None, 0.0, 0.0)
+    if pool.scarce and (spare := pool.spare(now)) is not None:
+        return ("probe", spare, None, 0.0, 0.0)
     return vip.pick(pool, client, rng, now)
 
 

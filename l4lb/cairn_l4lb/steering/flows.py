@@ -29,8 +29,9 @@ class Flow:
     seq: of its SYN; -1: the kernel chose, and nobody saw it. count: connections that it stands
     for, where the kernel tells of a sample only. started: when its backend got it. attempt: of
     its backends the how manieth, over all. earlier: backends that had it before, and when.
-    hedged: the one that a hedge left, and how long that had waited, seconds. replaced: backend of
-    another connection between the same ports whose entry we deleted.
+    hedged: the one that a hedge left, and how long that had waited, seconds. refused: by the
+    last, which the client did not hear of. replaced: backend of another connection between the
+    same ports whose entry we deleted.
     """
 
     __slots__ = (
@@ -41,6 +42,7 @@ class Flow:
         "key",
         "member",
         "protocol",
+        "refused",
         "replaced",
         "seq",
         "stage",
@@ -62,6 +64,7 @@ class Flow:
         self.attempt = 0
         self.earlier: list[tuple[Member, float]] | None = None
         self.hedged: tuple[Member, float] | None = None
+        self.refused = False
         self.replaced: bytes | None = None
 
     def tried(self) -> list[Member]:
