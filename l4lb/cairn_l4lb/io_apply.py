@@ -6,20 +6,22 @@ Order is everything here; see `docs/l4lb.md`, what is always true.
 import asyncio
 import contextlib
 import logging
+import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from cairn_core.errors import CairnError, Unavailable
+from cairn_core.errors import CairnError, Unavailable, cause
 from cairn_core.kit.backoff import Backoff
 
 from .apply import Balancer, Work
 from .channel import Report, SteerSettings
 from .io_kernel import MEMORY, Kernel, uninstall
+from .io_nft_watch import NftWatch
 from .io_steer import SteerProcess
 from .model import Vip
 from .rules import KernelSettings
@@ -35,6 +37,13 @@ T = TypeVar("T")
 RETRY_S = (0.1, 5.0)
 #: Resyncs of hosts that started together are spread by so much.
 JITTER = 0.2
+#: Changes of rules by others that come within this time are looked at together, seconds.
+TOGETHER_S = 0.05
+#: The least and the longest time between two looks because of others, seconds: it grows while
+#: there was nothing to put right.
+OTHERS_S = (0.2, 3.0)
+#: Looking in vain takes no more than one part in so many of our time.
+OTHERS_SHARE = 20
 #: So long the first start waits for the steering process to have the queues, seconds.
 READY_S = 10.0
 
@@ -85,7 +94,10 @@ class Applier:
         self._due = asyncio.Event()
         self._known = False
         self._begun = self._is_set_up = False
+        self._watch: NftWatch | None = None
         self._steer_task: asyncio.Task[None] | None = None
+        #: What runs beside `run`, which ends with it when one fails.
+        self._beside: set[asyncio.Task[None]] = set()
         if settings is not None:
             self.steering = SteerProcess(steer, self._reported, balancer.whole, self._died)
 
@@ -135,6 +147,13 @@ class Applier:
             return
         if self._kernel is None:
             self._kernel = kernel = await self._in_thread(lambda: Kernel(settings, self._memory))
+            try:
+                self._watch = NftWatch(kernel.port)
+            except OSError as error:
+                log.error(
+                    "changes by others are found every %g s only reason=%s",
+                    self._resync_s, cause(error),
+                )  # fmt: skip
             self.balancer.adopt(await self._in_thread(kernel.read_slots))
         await self._in_thread(self._kernel.start)
         self._is_set_up = True
@@ -142,15 +161,16 @@ class Applier:
     async def run(self, stop: asyncio.Event) -> None:
         """Apply changes until `stop`; then leave the host so that no connection fails."""
         stopping = asyncio.create_task(stop.wait(), name="apply-stop")
-        resyncing = asyncio.create_task(self._resync_loop(), name="resync")
+        self._start_beside(self._resync_loop(), "resync")
         backoff = Backoff(*RETRY_S, self._rng)
         try:
             while not stop.is_set():
                 due = asyncio.create_task(self._due.wait(), name="apply-due")
-                await asyncio.wait({stopping, due, resyncing}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {stopping, due, *self._beside}, return_when=asyncio.FIRST_COMPLETED
+                )
                 due.cancel()
-                if resyncing.done():
-                    resyncing.result()
+                self._look_beside()
                 if stop.is_set():
                     break
                 self._due.clear()
@@ -163,8 +183,18 @@ class Applier:
                 await asyncio.wait({stopping}, timeout=wait_s)
         finally:
             stopping.cancel()
-            resyncing.cancel()
             await self._end()
+
+    def _start_beside(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._beside.add(task)
+        return task
+
+    def _look_beside(self) -> None:
+        """Raise what ended one of those beside."""
+        for task in [task for task in self._beside if task.done()]:
+            self._beside.discard(task)
+            task.result()
 
     async def _once(self) -> bool:
         """Do what is due; False when it has to be tried again."""
@@ -203,7 +233,9 @@ class Applier:
             await self._change(lambda: kernel.grow(services, whole=True))
             self._begun = True
             # it asks for all there is when it starts
-            self._steer_task = asyncio.create_task(steering.run(), name="steering")
+            self._steer_task = self._start_beside(steering.run(), "steering")
+            if self._watch is not None:
+                self._start_beside(self._watch_loop(self._watch), "watch-others")
             await steering.wait_ready(READY_S)
             await steering.settle()
         elif update is not None:
@@ -237,10 +269,34 @@ class Applier:
     async def _resync_loop(self) -> None:
         while True:
             await asyncio.sleep(self._resync_s * (1 + JITTER * self._rng.random()))
-            try:
-                await self.resync()
-            except Unavailable as error:
-                log.error("kernel not looked at reason=%s", error)
+            await self._look()
+
+    async def _watch_loop(self, watch: NftWatch) -> None:
+        """Look at once when others changed rules; less often while that does not concern us."""
+        backoff, last = Backoff(*OTHERS_S, self._rng), -math.inf
+        while True:
+            await watch.wait()
+            await asyncio.sleep(TOGETHER_S)
+            begun = time.monotonic()
+            if begun - last > OTHERS_S[1]:
+                backoff.reset()
+            # before the look: what comes during it is news
+            watch.clear()
+            rest_s = 0.0
+            if await self._look():
+                backoff.reset()
+            else:
+                rest_s = OTHERS_SHARE * (time.monotonic() - begun)
+            last = time.monotonic()
+            await asyncio.sleep(max(backoff.next(), rest_s))
+
+    async def _look(self) -> bool:
+        """Whether there was something to put right."""
+        try:
+            return bool(await self.resync())
+        except Unavailable as error:
+            log.error("kernel not looked at reason=%s", error)
+            return False
 
     async def uninstall(self) -> list[str]:
         """Remove everything of ours, and touch nothing more until a restart; one line each."""
@@ -278,9 +334,14 @@ class Applier:
                 async with self._turn:
                     await self._drained(kernel, steering)
         finally:
-            if self._steer_task is not None:
-                self._steer_task.cancel()
-                await asyncio.gather(self._steer_task, return_exceptions=True)
+            for task in self._beside:
+                task.cancel()
+            # one that fails now is told of; the first to fail ended us
+            for problem in await asyncio.gather(*self._beside, return_exceptions=True):
+                if isinstance(problem, Exception):
+                    log.error("ended with an error", exc_info=problem)
+            if self._watch is not None:
+                self._watch.close()
             if kernel is not None:
                 await self._in_thread(kernel.close)
             self._thread.shutdown()

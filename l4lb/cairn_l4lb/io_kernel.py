@@ -63,6 +63,11 @@ class Kernel:
         self._started = True
 
     @property
+    def port(self) -> int:
+        """Our netlink socket, as events of changes of the table name it."""
+        return self._nft.port
+
+    @property
     def problems(self) -> list[str]:
         """What others made and we cannot put right, one line each; also logged, once.  Everything
         else works, and it is looked at again by `resync`."""

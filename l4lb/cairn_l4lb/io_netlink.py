@@ -35,6 +35,12 @@ class Netlink:
         self._buffer = bytearray(_READ_BYTES)
         self._sequence = 0
 
+    @property
+    def port(self) -> int:
+        """What the kernel calls this socket when it tells others what it did."""
+        port: int = self._socket.getsockname()[0]
+        return port
+
     def next_sequence(self) -> int:
         """A sequence number for the next message, from 1."""
         self._sequence = self._sequence % 0x7FFFFFFF + 1

@@ -37,6 +37,11 @@ class Nft:
         #: Chains `pick-N` that the table has, or shall have when it is made again.
         self._picks = ruleset.first_picks(settings.ipv6)
 
+    @property
+    def port(self) -> int:
+        """Our socket, as events of what we change name it; programs that we run have others."""
+        return self._netlink.port
+
     def install(self) -> None:
         """Make the table, or make it what it should be; elements stay where they mean the same."""
         keep: dict[Key, bytes | None] = {}

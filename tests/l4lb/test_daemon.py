@@ -409,6 +409,51 @@ def test_what_others_take_away_is_put_back(place: Site, tmp_path: Path) -> None:
 
 
 @pytest.mark.netns
+def test_rules_that_others_flush_are_back_within_a_second(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, _):
+        loading = place.start_connecting(VIP, 80, rate=200, where="client", timeout_s=5.0)
+
+        def is_back() -> bool:
+            return (
+                "cairn_l4lb" in place.host.run("nft", "list", "tables")
+                and MATCH in place.host.run("iptables-save", "-t", "raw")
+            )  # fmt: skip
+
+        for command in ("nft flush ruleset", "iptables -t raw -F", "nft flush ruleset"):
+            place.host.run(*command.split())
+            began = time.monotonic()
+            daemon.until(is_back, "back")
+            assert time.monotonic() - began < 1.0
+            assert not place.connect(VIP, 80, count=30, where="client").failures
+        loading.stop()
+
+
+@pytest.mark.netns
+def test_changes_of_others_that_do_not_concern_us_cost_little(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, _):
+        place.host.run("nft", "add table inet other; add chain inet other c")
+        assert daemon.process is not None
+        times = Path(f"/proc/{daemon.process.pid}/stat")
+
+        def used_s() -> float:
+            words = times.read_text().rpartition(")")[2].split()
+            return sum(map(int, words[11:15])) / os.sysconf("SC_CLK_TCK")
+
+        used, until, changes = used_s(), time.monotonic() + 4.0, 0
+        with place.host.inside():
+            while time.monotonic() < until:
+                subprocess.run(
+                    ["nft", "flush chain inet other c; add rule inet other c accept"], check=True
+                )
+                changes += 1
+        used = used_s() - used
+        assert changes > 20
+        assert used < 1.5
+        assert "something else changed it" not in daemon.log.read_text()
+        place.host.run("nft", "delete", "table", "inet", "other")
+
+
+@pytest.mark.netns
 def test_a_dry_run_tells_and_changes_nothing(place: Site, tmp_path: Path) -> None:
     def rules() -> list[str]:
         saved = place.host.run("iptables-save").splitlines()
