@@ -13,6 +13,8 @@ No I/O; `daemon` does the work.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from .channel import Report, Update
 from .model import BackendKey, Service, Vip
 from .shapes import key_of
@@ -86,6 +88,9 @@ class Balancer:
 
     def report(self, report: Report, now: float) -> None:
         """The steering process told something."""
+        # the last it tells of a VIP that is gone comes after it was forgotten
+        vips = [one for one in report.vips if one.vip in self.services]
+        report = replace(report, vips=vips)
         if self.stats.absorb(report, now):
             self._health_due = True
             self._start(now)

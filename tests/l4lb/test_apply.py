@@ -69,6 +69,8 @@ def test_work_that_failed_is_done_with_what_comes_next() -> None:
 
 def test_health_is_work_only_when_it_changes() -> None:
     balancer = Balancer(Slots(10))
+    balancer.note(change(service(VIP, 1)), 0)
+    balancer.take(0)
     key: BackendKey = ("tcp", "10.0.0.1", 1)
     balancer.report(Report([BackendReport(key, picks=1)]), 0)
     assert not balancer.is_due
@@ -76,9 +78,27 @@ def test_health_is_work_only_when_it_changes() -> None:
     work = balancer.take(0)
     assert (set(work.closed), dict(work.promoted), work.health) == ({key}, {VIP: (1,)}, True)
     assert work.update() is None
-    assert balancer.index == 0
+    assert balancer.index == 1
     balancer.restarted(1)
     assert balancer.take(1).closed == frozenset()
+
+
+def test_nothing_is_left_of_vips_that_come_and_go() -> None:
+    balancer = Balancer(Slots(10))
+    for now in range(50):
+        vip = Vip("tcp", f"11.0.1.{now}", 80)
+        report = Report(vips=[VipReport(vip, picks=1, slots=(1,), sampled=True)])
+        balancer.note(change(service(vip, 1)), now)
+        balancer.take(now)
+        balancer.report(report, now)
+        assert balancer.take(now).promoted == {vip: (1,)}
+        balancer.note(change(gone=[vip]), now)
+        balancer.take(now)
+        # the steering process counted until it heard of it
+        balancer.report(report, now)
+        assert not balancer.is_due
+    stats = balancer.stats
+    assert [*stats.vips, *stats.promoted, *stats.sampled] == []
 
 
 def test_a_backend_that_waits_for_a_slot_gets_one_when_it_rested() -> None:
