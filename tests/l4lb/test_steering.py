@@ -437,12 +437,33 @@ def test_the_end_of_a_deleted_entry_is_not_the_new_connections() -> None:
 
 
 def test_the_last_clients_stick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cairn_l4lb.steering.vips.MAX_STICKY", 2)
-    world = World(service(2, sticky_s=60.0))
-    for client in ("10.9.0.1", "10.9.0.2", "10.9.0.1", "10.9.0.3"):
-        world.connect(world.flow(client=client))
-    sticky = world.steering._table.vips[VIP].sticky
-    assert [client[3] for client in sticky] == [1, 3]
+    monkeypatch.setattr("cairn_l4lb.steering.sticky.MAX_STICKY", 10)
+    monkeypatch.setattr("cairn_l4lb.steering.sticky.EVICTED", 2)
+    others = [Vip("tcp", f"11.0.1.{n}", 80) for n in range(3)]
+    world = World(service(2, sticky_s=60.0), *(service(2, vip=v, sticky_s=60.0) for v in others))
+    sticky = world.steering._table.sticky
+    for vip in others:
+        world.connect(world.flow(vip=vip))
+    for n in (*range(7), 0, *range(7, 10)):
+        world.connect(world.flow(client=f"10.9.0.{n}"))
+        assert len(sticky) <= 10
+    # the busiest VIP gave way, and of its clients those that came long ago
+    kept = world.steering._table.vips
+    assert all(sticky.get(kept[one], bytes((10, 9, 0, 1)), world.now) for one in others)
+    left = [n for n in range(10) if sticky.get(kept[VIP], bytes((10, 9, 0, n)), world.now)]
+    assert left == [0, 5, 6, 7, 8, 9]
+
+
+def test_clients_whose_time_is_over_leave() -> None:
+    short = Vip("tcp", "11.0.0.7", 80)
+    world = World(service(2, sticky_s=600.0), service(2, vip=short, sticky_s=10.0))
+    for n in range(20):
+        world.connect(world.flow(client=f"10.9.0.{n}", vip=short if n % 4 else VIP))
+    assert len(world.steering._table.sticky) == 20
+    world.beats(11.0)
+    assert len(world.steering._table.sticky) == 5
+    world.update(gone=(VIP,))
+    assert len(world.steering._table.sticky) == 0
 
 
 def test_a_syn_repeated_to_a_vip_that_is_a_new_one() -> None:

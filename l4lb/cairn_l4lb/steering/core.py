@@ -509,6 +509,7 @@ class Steering:
 
     def _step(self, now: float) -> None:
         """Rates and shares of VIPs that have connections, or had."""
+        self._table.sticky.expire(now)
         settings, passed_s = self._settings, now - self._beat
         for vip in list(self._table.busy):
             promotion = vip.promotion

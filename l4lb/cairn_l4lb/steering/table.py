@@ -9,6 +9,7 @@ from cairn_l4lb.members import State
 from cairn_l4lb.model import BackendKey, Protocol, Service, Vip
 
 from .flows import TCP, UDP
+from .sticky import Sticky
 from .vips import Place, VipState, destination
 
 #: Backends and VIPs that left and whose counts are kept, should they come back.
@@ -30,6 +31,7 @@ class Table:
         self.at: dict[int, dict[bytes, VipState]] = {TCP: {}, UDP: {}}
         self.sources: dict[int, dict[bytes, State]] = {TCP: {}, UDP: {}}
         self.busy: set[VipState] = set()
+        self.sticky = Sticky()
         self._states: dict[BackendKey, State] = {}
         self._left: OrderedDict[BackendKey, State] = OrderedDict()
         self._left_vips: OrderedDict[Vip, tuple[int, int, int]] = OrderedDict()
@@ -51,7 +53,7 @@ class Table:
         for service in update.services:
             known = self.vips.get(service.vip)
             if known is None:
-                known = self.vips[service.vip] = VipState(service)
+                known = self.vips[service.vip] = VipState(service, self.sticky)
                 counts = self._left_vips.pop(service.vip, (0, 0, 0))
                 known.picks, known.refused, known.failovers = counts
                 place = destination(service.vip.address, service.vip.port)
@@ -88,7 +90,7 @@ class Table:
         key = vip.service.vip
         left = vip.serve(Service(key), (), self._place, now)
         vip.promotion.slots, vip.promotion.sampled = (), False
-        vip.sticky.clear()
+        self.sticky.forget(vip)
         self.tell_vip(vip)
         self.busy.discard(vip)
         del self.vips[key]

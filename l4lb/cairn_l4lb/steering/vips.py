@@ -1,6 +1,6 @@
 """VIPs as they are steered: their rules, members, pool and counts."""
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +14,10 @@ from cairn_l4lb.members import Member, State
 from cairn_l4lb.model import Backend, Mode, Service
 
 from .promotion import Promotion
+from .sticky import Sticky
 
 #: Decisions that each VIP remembers.
 RECENT = 20
-#: Clients that keep their backend, of each VIP.
-MAX_STICKY = 65_536
 #: When, which client, and why which backend.
 Recent: TypeAlias = tuple[float, bytes, Reason]
 
@@ -38,7 +37,10 @@ class Place:
 
 
 class VipState:
-    """One VIP.  Call `fresh` for the pool, whatever changed before."""
+    """One VIP.  Call `fresh` for the pool, whatever changed before.
+
+    sticky: of all VIPs.
+    """
 
     __slots__ = (
         "by_source",
@@ -58,8 +60,9 @@ class VipState:
         "sticky",
     )
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, sticky: Sticky) -> None:
         self.service = service
+        self.sticky = sticky
         self.rules = Rules()
         self.mode: Mode = "mark"
         self.hedge_s = 0.0
@@ -69,7 +72,6 @@ class VipState:
         self.pool: Pool | None = None
         self.promotion = Promotion()
         self.recent: deque[Recent] | None = None
-        self.sticky: OrderedDict[bytes, tuple[Member, float]] = OrderedDict()
         self.picks = self.refused = self.failovers = 0
         self.dirty = False
 
@@ -89,7 +91,7 @@ class VipState:
         udp = self.service.vip.protocol == "udp"
         self.hedge_s = 0.0 if udp else hedge_ms / 1000
         if not self.rules.sticky_s:
-            self.sticky.clear()
+            self.sticky.forget(self)
 
     def serve(
         self, service: Service, states: Iterable[State], place: Place, now: float
@@ -166,21 +168,14 @@ class VipState:
 
     def stuck(self, client: bytes, now: float) -> Member | None:
         """The backend that a client keeps, if it can still have it."""
-        found = self.sticky.get(client)
-        if found is None:
-            return None
-        member, until = found
-        if now >= until or not member.weight or member.state.gate.closed:
+        member = self.sticky.get(self, client, now)
+        if member is None or not member.weight or member.state.gate.closed:
             return None
         return member if self.by_source.get(member.state.source) is member else None
 
     def stick(self, client: bytes, member: Member, now: float) -> None:
         """A client keeps this backend."""
-        sticky = self.sticky
-        sticky[client] = (member, now + self.rules.sticky_s)
-        sticky.move_to_end(client)
-        if len(sticky) > MAX_STICKY:
-            sticky.popitem(last=False)
+        self.sticky.put(self, client, member, now + self.rules.sticky_s)
 
     def note(self, client: bytes, reason: Reason, now: float) -> None:
         """Remember a decision."""
