@@ -66,6 +66,8 @@ class Names:
         #: Whether the proxy had the newest names when it last answered, and what went wrong.
         self.in_step = False
         self.problem: str | None = None
+        #: Why the proxy does not mount our socket, by prefix; it is asked again now and then.
+        self.refused: dict[str, str] = {}
         #: Names that found no room in the zone.
         self.left_out = 0
         self.pushes = 0
@@ -163,9 +165,19 @@ class Names:
         reply = await http.request("GET", f"{BASE}/v1/mounts")
         there = reply.expect(200).json(list[_Mount])
         for wanted in (_Mount(prefix, str(socket)) for prefix in PREFIXES):
-            if wanted not in there:
-                reply = await http.request("PUT", f"{BASE}/v1/mounts", json=wanted)
+            if wanted in there:
+                self.refused.pop(wanted.prefix, None)
+                continue
+            reply = await http.request("PUT", f"{BASE}/v1/mounts", json=wanted)
+            try:
                 reply.expect(200)
+            except RemoteError as error:
+                # an older proxy knows fewer prefixes; names and the other mount are well
+                if self.refused.get(wanted.prefix) != str(error):
+                    log.warning("mount refused prefix=%s reason=%s", wanted.prefix, error)
+                self.refused[wanted.prefix] = str(error)
+            else:
+                self.refused.pop(wanted.prefix, None)
 
     def _keep(self, generation: int) -> None:
         self._generation = generation

@@ -11,6 +11,7 @@ import pytest
 
 from cairn_core.testing.requires import requires
 from cairn_core.vips.names import ZONE
+from cairn_dns.proxy import http_control
 from cairn_dns.proxy.http_control import Control
 from cairn_dns.proxy.io_store import Mount, Store
 from cairn_dns.proxy.io_zones import Zones
@@ -138,6 +139,25 @@ async def test_a_proxy_that_comes_late_or_lost_its_disk_is_told(
             await there.zones.drop(ZONE)
             there.control.mounts.clear()
             await until(lambda: bool(there.records()) and bool(there.control.mounts))
+
+
+async def test_a_mount_that_an_older_proxy_refuses_is_that_mounts_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(io_names, "CHECK_S", 0.05)
+    registries = http_control.OWN_REGISTRIES
+    monkeypatch.setattr(http_control, "OWN_REGISTRIES", registries | {"l4lb"})
+    async with proxy(tmp_path) as there, pushing(tmp_path) as names:
+        names.set(NAMES)
+        await until(lambda: names.in_step)
+        assert names.problem is None
+        assert list(there.control.mounts) == ["/v1/vips"]
+        assert list(names.refused) == ["/v1/metrics/l4lb"]
+        assert "status 400" in names.refused["/v1/metrics/l4lb"]
+        monkeypatch.setattr(http_control, "OWN_REGISTRIES", registries)
+        await until(lambda: not names.refused)
+        assert len(there.control.mounts) == 2
+        assert caplog.text.count("mount refused") == 1
 
 
 async def test_all_is_taken_away_at_uninstall(tmp_path: Path) -> None:
