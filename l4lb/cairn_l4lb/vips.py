@@ -83,6 +83,10 @@ class TaskVips(NamedTuple):
 NOTHING = TaskVips()
 #: The tasks of an app ask for the same name.
 _full_name = lru_cache(maxsize=16_384)(full_name)
+#: They are backends of the same VIPs, and a task with many VIPs is one backend of most of them:
+#: with 64 VIPs each, what is kept of a task halves.
+_vip_key = lru_cache(maxsize=16_384)(VipKey)
+_backend = lru_cache(maxsize=256)(Backend)
 
 
 def task_backends(
@@ -164,14 +168,15 @@ def _members(
     if not fitting:
         raise _NotPlaced(_why_none(one, places, usable, rules))
     for address, port in fitting:
-        key = VipKey(name, one.host, one.port, one.protocol, ":" in address)
-        backend = Backend(
+        key = _vip_key(name, one.host, one.port, one.protocol, ":" in address)
+        backend = _backend(
             address, port, weight, task.id, task.agent_id, host, agent.zone,
-            agent.active and not agent.recovering, why=why,
+            agent.active and not agent.recovering, 0, why,
         )  # fmt: skip
         yield Member(key, backend, told.options)
 
 
+@lru_cache(maxsize=256)
 def _indices(labels: tuple[tuple[str, str], ...]) -> frozenset[str]:
     """The indices of all VIPs of a port, also of those whose value is wrong."""
     return frozenset(key[3:].removeprefix("_").upper() for key, _ in labels if is_vip_key(key))
