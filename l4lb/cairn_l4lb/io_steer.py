@@ -22,18 +22,20 @@ from cairn_core.kit.messages import Messages, message
 
 from . import channel
 from .channel import Answer, Question, Report, SteerSettings, Update
-from .model import Vip
+from .model import Service, Vip
 
 log = logging.getLogger(__name__)
 
 #: Bytes that wait for it; above, it is given a whole table when it has taken what it is being sent.
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-#: Services in one message of the first table, so that packets have their turn between them.
-CHUNK_SERVICES = 20
+#: Backends in one message, or one more service's: packets and signs of life have their turn between
+#: them, 10,000 new backends take 0.1 s.
+CHUNK_BACKENDS = 1000
 #: Delay before one that died is replaced, seconds.
 BACKOFF_S = (0.1, 5.0)
-#: One that reports nothing for so long hangs, and is replaced; at its start it may take longer.
-HUNG_S, START_S, LATE_S = 4.0, 30.0, 1.0
+#: One that reports nothing for so long hangs, and is replaced, when also nothing comes in the time
+#: that we may be late; it reports each half second at least, and at its start it may take longer.
+HUNG_S, START_S, LATE_S = 1.75, 30.0, 0.25
 #: How long one has to live for its next death not to count as a repeated one, seconds.
 STEADY_S = 30.0
 #: How long it may take to end, seconds; to answer a question.
@@ -69,6 +71,7 @@ class SteerProcess:
         self._more, self._ready, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._asked: dict[int, asyncio.Future[Answer]] = {}
         self._number = 0
+        self._report_failed = False
         self._process: asyncio.subprocess.Process | None = None
         #: When we must have heard of it, in the loop's time.
         self._due = 0.0
@@ -91,7 +94,8 @@ class SteerProcess:
         """Tell it of a change of what `whole` returns; nothing while none runs, as the next one
         asks for the whole."""
         if self._running and not self._hungry:
-            self._put(message(channel.UPDATE, channel.encode(update)))
+            for part in (update,) if update.whole else _chunks(update):
+                self._put(message(channel.UPDATE, channel.encode(part)))
             if self._waiting > MAX_WAITING_BYTES:
                 log.warning("steering process is too slow waiting=%d", self._waiting)
                 self.overflows += 1
@@ -169,7 +173,11 @@ class SteerProcess:
     # -- the process -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep one running, until `drain` or until cancelled."""
+        """Keep one running, until `drain` or until cancelled.
+
+        Raises what is no fault of the process: what the owner's functions raise, and
+        ValueError for messages that make no sense.
+        """
         loop = asyncio.get_running_loop()
         while not self._ending:
             started = loop.time()
@@ -212,7 +220,11 @@ class SteerProcess:
             finally:
                 for task in talking:
                     task.cancel()
-                await asyncio.gather(*talking, return_exceptions=True)
+                ends = await asyncio.gather(*talking, return_exceptions=True)
+            for end in ends:
+                # a socket that is closed is its end; all else is a bug, and must not go on unseen
+                if isinstance(end, Exception) and not isinstance(end, OSError):
+                    raise end
         finally:
             ours.close()
             code = await self._close()
@@ -241,7 +253,7 @@ class SteerProcess:
                 kind, content = found
                 self._due = loop.time() + HUNG_S
                 if kind == channel.REPORT:
-                    self._on_report(channel.decode_report(content))
+                    self._report(channel.decode_report(content))
                 elif kind == channel.ANSWER:
                     answer = channel.decode_answer(content)
                     waiting = self._asked.get(answer.number)
@@ -249,6 +261,17 @@ class SteerProcess:
                         waiting.set_result(answer)
                 elif kind == channel.READY:
                     self._ready.set()
+
+    def _report(self, report: Report) -> None:
+        try:
+            self._on_report(report)
+        except Exception:
+            # figures are not worth the steering process, and the next ones have the totals again
+            if not self._report_failed:
+                log.exception("report not taken, a bug")
+            self._report_failed = True
+        else:
+            self._report_failed = False
 
     async def _watch(self) -> None:
         """Return, with the process killed, when it hangs."""
@@ -291,9 +314,16 @@ class SteerProcess:
             return await process.wait()
 
 
-def _chunks(whole: Update) -> Iterator[Update]:
-    """A whole table for a process that has none, in parts; what comes later is added."""
-    services = whole.services
-    yield replace(whole, services=services[:CHUNK_SERVICES])
-    for start in range(CHUNK_SERVICES, len(services), CHUNK_SERVICES):
-        yield Update(services[start : start + CHUNK_SERVICES])
+def _chunks(update: Update) -> Iterator[Update]:
+    """An update in parts; a whole table only for a process that has none, for what comes later is
+    added."""
+    part: list[Service] = []
+    size = 0
+    first = True
+    for service in update.services:
+        if size >= CHUNK_BACKENDS:
+            yield replace(update, services=part) if first else Update(part)
+            part, size, first = [], 0, False
+        part.append(service)
+        size += 1 + len(service.backends)
+    yield replace(update, services=part) if first else Update(part)

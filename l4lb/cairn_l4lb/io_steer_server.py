@@ -43,7 +43,7 @@ FULL_TIMES = 8
 TICK_S = 0.02
 #: A report comes at least so often, to show that we live; one about a backend that opened or
 #: closed comes at once, but not more often than this.
-IDLE_REPORT_S, URGENT_REPORT_S = 1.0, 0.02
+IDLE_REPORT_S, URGENT_REPORT_S = 0.5, 0.02
 #: The queues are empty when nothing came for so long; they are given up after so long, seconds.
 DRAINED_S, MAX_DRAIN_S = 0.05, 2.0
 _READ_BYTES = 256 * 1024

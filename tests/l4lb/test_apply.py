@@ -1,12 +1,16 @@
 """What work a change becomes."""
 
+import asyncio
 from collections.abc import Sequence
+from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn_l4lb.apply import Balancer
-from cairn_l4lb.channel import BackendReport, Report, VipReport
+from cairn_l4lb.channel import BackendReport, Report, SteerSettings, VipReport
+from cairn_l4lb.io_apply import Applier
 from cairn_l4lb.model import Backend, BackendKey, Service, Vip
 from cairn_l4lb.slots import REST_S, Slots
 from cairn_l4lb.table import TableChange
@@ -99,6 +103,32 @@ def test_nothing_is_left_of_vips_that_come_and_go() -> None:
         assert not balancer.is_due
     stats = balancer.stats
     assert [*stats.vips, *stats.promoted, *stats.sampled] == []
+
+
+async def test_nothing_beside_ends_unseen() -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError("a bug")
+
+    async def ends() -> None:
+        return
+
+    async def nothing() -> None:
+        return
+
+    applier = Applier(
+        Balancer(Slots(10)), None, SteerSettings(), lambda work, took_s: None, lambda took_s: None,
+        prepare=nothing, rng=Random(1),
+    )  # fmt: skip
+    stop = asyncio.Event()
+    applier._start_beside(ends(), "ends")
+    running = asyncio.create_task(applier.run(stop))
+    await asyncio.sleep(0)
+    applier._start_beside(fails(), "fails")
+    applier.balancer.note(change(service(VIP, 1)), 0)
+    applier.wake(known=True)
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        async with asyncio.timeout(10):
+            await running
 
 
 def test_a_backend_that_waits_for_a_slot_gets_one_when_it_rested() -> None:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -161,14 +162,70 @@ async def test_one_that_is_too_slow_gets_the_whole_table(monkeypatch: pytest.Mon
         assert told.deaths == 0
 
 
-async def test_one_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(io_steer, "HUNG_S", 1.5)
-    monkeypatch.setattr(io_steer, "LATE_S", 0.1)
+async def test_one_that_hangs_is_replaced() -> None:
     async with process() as told:
         # only one that reports may hang, so that none does while it starts
         await told.until(lambda: len(told.reports) > 0)
         told.signal(signal.SIGSTOP)
+        began = time.monotonic()
         await told.until(lambda: told.deaths >= 1)
+        assert time.monotonic() - began < 3.0
+
+
+async def test_a_report_that_cannot_be_taken_is_logged_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(report: Report) -> None:
+        raise ZeroDivisionError("a bug")
+
+    async with process() as told:
+        good, told.steer._on_report = told.steer._on_report, broken
+        await told.until(lambda: "a bug" in caplog.text)
+        assert "Traceback" in caplog.text
+        told.steer._on_report, count = good, len(told.reports)
+        await told.until(lambda: len(told.reports) > count + 1)
+        assert caplog.text.count("Traceback") == 1
+        assert told.deaths == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_table_that_cannot_be_had_is_no_silence(late: bool) -> None:
+    requires("root")
+    namespace = Namespace()
+
+    def whole() -> Update:
+        raise ZeroDivisionError("a bug")
+
+    with namespace.inside():
+        told = Told()
+        if not late:
+            told.steer._whole = whole
+        running = asyncio.create_task(told.steer.run())
+        if late:
+            assert await told.steer.wait_ready(PATIENCE_S)
+            told.steer._whole = whole
+            told.steer._hungry = True
+            told.steer._more.set()
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            async with asyncio.timeout(PATIENCE_S):
+                await running
+        assert not told.steer.ready
+    namespace.close()
+
+
+def test_an_update_comes_in_parts_that_make_the_same() -> None:
+    many = tuple(Backend("10.0.0.1", port, slot=port) for port in range(1, 700))
+    services = [Service(vip(n), backends=many) for n in range(5)]
+    update = Update(services, gone=[vip(9)], whole=True)
+    parts = list(io_steer._chunks(update))
+    assert [len(part.services) for part in parts] == [2, 2, 1]
+    assert [one for part in parts for one in part.services] == services
+    assert [(part.gone, part.whole) for part in parts] == [
+        ([vip(9)], True),
+        ([], False),
+        ([], False),
+    ]
+    assert list(io_steer._chunks(Update(gone=[vip(9)]))) == [Update(gone=[vip(9)])]
 
 
 async def test_settings_change_while_it_runs() -> None:
