@@ -19,7 +19,7 @@ from cairn_core.testing.requires import requires
 from cairn_l4lb.channel import Report, SteerSettings, Update
 from cairn_l4lb.io_kernel import Kernel
 from cairn_l4lb.io_steer import SteerProcess
-from cairn_l4lb.model import Backend, Mode, Options, Service, Vip
+from cairn_l4lb.model import Backend, BackendKey, Mode, Options, Service, Vip
 from cairn_l4lb.rules import KernelSettings
 from cairn_l4lb.stats import Stats
 from cairn_l4lb.testing import Load, Namespace, Servers, Site, site
@@ -250,6 +250,28 @@ async def test_a_refusal_of_the_own_host_goes_to_another_backend(
         await made.until(lambda: made.counter("retried_refusals") > 0)
 
 
+async def test_backends_that_restart_one_after_another_serve_again(
+    place: Site, servers: Servers
+) -> None:
+    async with balanced(place) as made:
+        loading = await asyncio.to_thread(
+            place.start_connecting, VIP.address, VIP.port, seconds=60.0, rate=200.0
+        )
+
+        def open_ones() -> int:
+            last = {one.backend: one.open for each in made.reports for one in each.backends}
+            return sum(opened for key, opened in last.items() if key[1] in place.backends)
+
+        await made.until(lambda: open_ones() == 4)
+        for address in place.backends:
+            servers.close(address)
+            await made.until(lambda: open_ones() < 4)
+            servers.open(address)
+        await made.until(lambda: open_ones() == 4)  # and not half a minute later
+        load = await asyncio.to_thread(loading.stop)
+        assert load.failures == {}
+
+
 async def test_a_client_hears_of_it_when_all_backends_refuse(place: Site, servers: Servers) -> None:
     for address in place.backends:
         servers.close(address)
@@ -325,6 +347,31 @@ async def test_a_dead_backend_of_the_kernels_is_closed_and_comes_back(
                 load = await made.connect(count=20)
                 assert load.failures == {}
         assert not stats.sampled
+
+
+async def test_each_refusal_of_what_the_kernel_gave_away_counts_once(
+    place: Site, servers: Servers
+) -> None:
+    servers.close(place.backends[0])
+    settings = replace(SETTINGS, failure_limit=10**6, kernel_slots=8)
+    async with balanced(place, Options(mode="kernel"), settings) as made:
+        stats = Stats()
+
+        def absorbed() -> Stats:
+            for report in made.reports:
+                stats.absorb(report, 0.0)
+            made.reports.clear()
+            return stats
+
+        await made.until(lambda: VIP in absorbed().promoted)
+        made.kernel.weigh(stats.closed, stats.promoted, stats.sampled)
+        load = await made.connect(count=80)
+        refused = load.failures["ECONNREFUSED"]
+        key: BackendKey = ("tcp", place.backends[0], place.port)
+        await made.until(lambda: absorbed().counters().get("successes") == 80 - refused)
+        await made.until(lambda: stats.backends[key].failures >= refused)
+        assert stats.backends[key].failures == refused == sum(load.failures.values())
+        assert stats.counters()["timeouts"] == 0
 
 
 async def test_no_connection_fails_when_the_process_is_killed(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cairn_l4lb.model import Vip
 from cairn_l4lb.steering import Decision
+from cairn_l4lb.steering.core import MAX_LOOKS
 from cairn_l4lb.steering.flows import WAITING
 from cairn_l4lb.testing_steering import TCP, UDP, World, backend, service, text
 
@@ -32,7 +33,7 @@ STEPS = st.one_of(
     st.tuples(st.just("syn"), st.sampled_from(VIPS), st.integers(0, 5), st.integers(1, 2)),
     st.tuples(st.just("syn"), st.sampled_from(VIPS), st.integers(0, 5), st.integers(1, 2)),
     st.tuples(
-        st.sampled_from(["answer", "end", "lose", "begin", "refuse"]),
+        st.sampled_from(["answer", "end", "lose", "begin", "refuse", "hold", "drop"]),
         st.sampled_from(VIPS),
         st.integers(0, 5),
         st.integers(1, 6),
@@ -97,8 +98,11 @@ class Watch:
             if decision is not None and world.steering._flows.of(protocol).get(flow) is not known:
                 self.new(vip, decision, closed)
             return
-        if what == "refuse":
-            decision = world.steering.refused(flow, world.now)
+        if what == "drop":
+            world.dropped ^= {flow}
+            return
+        if what in ("refuse", "hold"):
+            decision = world.steering.refused(flow, world.now, what == "refuse")
             assert decision is None or decision.again
             return
         # of the backend that it has, or of any other
@@ -124,6 +128,7 @@ class Watch:
     def check(self) -> None:
         flows = self.world.steering._flows
         waiting: dict[int, int] = {}
+        assert self.world.steering._looks <= MAX_LOOKS
         for flow in (*flows.tcp.values(), *flows.udp.values()):
             if flow.stage == WAITING:
                 at = id(flow.member.state)
