@@ -35,6 +35,7 @@ _TEXTS = {
     "observed_conns": "connections seen by conntrack events",
     "successes": "connections that were answered",
     "timeouts": "connections that were not answered in time",
+    "unblamed": "connections without answer whose SYN is not known to have left the host",
     "refusals": "connections that a backend refused",
     "failovers": "connections that went to another backend after the first did not answer",
     "retried_refusals": "refusals that no client saw, for another backend was tried",
