@@ -56,6 +56,8 @@ EXPIRE_S, LOOK_S = 1.0, 5.0
 OWN_S = 2.0
 #: How often addresses that nobody wants are looked for, seconds.
 RELEASE_EVERY_S = 600.0
+#: How long the first table waits for this host's agent where it is an old one, seconds.
+FIRST_S = 1.5
 #: How long a dry run waits for a master, seconds.
 DRY_RUN_S = 10.0
 #: Settings that hold at once on a reload; others need a restart.
@@ -75,6 +77,8 @@ class L4lb:
         self._rng = Random()
         #: A master has spoken.
         self._heard = asyncio.Event()
+        #: Before the first table was applied.
+        self._waited = False
         self._folder = folder = None if dry else self._state_folder(config)
         self.own = io_own.read() or io_own.OwnAddresses()
         if config.enable_networking and (why := self._why_cut_off()):
@@ -208,6 +212,7 @@ class L4lb:
 
     async def _choose(self) -> None:
         """Give names addresses where no master does.  Raises NotKept."""
+        await self._agent_first()
         now = time.monotonic()
         if self.source.kind == "feed":
             self._show({}, now)
@@ -234,8 +239,24 @@ class L4lb:
             self.names.set(self.table.names())
 
     def _age_s(self) -> float:
-        """Of the view; masters have some time after the start before the agent is asked."""
-        return min(self.source.age_s(), self.state.uptime_s())
+        """Of the view, also of one that was kept; where there is none, masters have some time after
+        the start before the agent is asked."""
+        age_s = self.source.age_s()
+        return age_s if self.source.kind != "none" else min(age_s, self.state.uptime_s())
+
+    async def _agent_first(self) -> None:
+        """Give the agent and the masters a moment to speak before what was kept is applied: tasks
+        of this host may have ended since."""
+        if self.agent is None or self._waited:
+            return
+        self._waited = True
+        waiting = [
+            asyncio.create_task(one.wait(), name="agent-first")
+            for one in (self.agent.tried, self._heard)
+        ]
+        await asyncio.wait(waiting, timeout=FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
 
     # -- what runs -----------------------------------------------------------------------------
 

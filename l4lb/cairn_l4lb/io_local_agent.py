@@ -8,7 +8,6 @@ still seen here.  Source: dcos/minuteman `src/minuteman_mesos_poller.erl`.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from random import Random
 from typing import TypeAlias
 
@@ -108,6 +107,8 @@ class LocalAgent:
         #: Why the last question had no answer; empty when it had one, or none was asked.
         self.problem = ""
         self.questions = 0
+        #: Whether it was asked, or need not be.
+        self.tried = asyncio.Event()
         self._url = url.rstrip("/")
         self._age_s = age_s
         self._told = told
@@ -120,11 +121,24 @@ class LocalAgent:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after the view until `stop`."""
+        stopping = asyncio.create_task(stop.wait(), name="agent-stop")
+        turning = asyncio.create_task(self._turns(), name="agent-turns")
+        try:
+            # an agent that does not answer holds up nobody's end
+            await asyncio.wait({stopping, turning}, return_when=asyncio.FIRST_COMPLETED)
+            if turning.done():
+                turning.result()
+        finally:
+            stopping.cancel()
+            turning.cancel()
+            await asyncio.gather(turning, return_exceptions=True)
+
+    async def _turns(self) -> None:
         async with self._access.client(total_s=self._timeout_s) as http:
-            while not stop.is_set():
+            while True:
                 wait_s = await self._turn(http)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), wait_s)
+                self.tried.set()
+                await asyncio.sleep(wait_s)
 
     async def _turn(self, http: HttpClient) -> float:
         """Ask if need be; seconds to the next turn."""

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from cairn_core.clusterview.io_kept import KeptFile
+from cairn_core.clusterview.view import ClusterView
 from cairn_core.mesos.feed_rows import (
     AgentRow,
     FrameworkRow,
@@ -286,25 +288,68 @@ def daemon_ipv6(daemon: Daemon) -> str:
     return address
 
 
+def agent_state(port: int) -> dict[str, Any]:
+    """An agent whose task has this port."""
+    executor = {"id": "e", "tasks": [mesos_task("web", port)]}
+    return {
+        "id": "S0", "pid": "slave(1)@127.0.0.1:5051", "hostname": "a1",
+        "frameworks": [{"id": "F", "name": "marathon", "executors": [executor]}],
+    }  # fmt: skip
+
+
+def follow_agent(daemon: Daemon, place: str, **more: Any) -> None:
+    config = json.loads(daemon.file.read_text()) | {
+        "agent_polling_enabled": True, "private_ip": "127.0.0.1",
+        "agent_port": int(place.rpartition(":")[2]), "agent_poll_interval": 50, **more,
+    }  # fmt: skip
+    daemon.file.write_text(json.dumps(config))
+
+
 def test_the_own_agent_is_asked_while_no_master_answers(tmp_path: Path) -> None:
     with running(tmp_path, rows(["127.0.0.1"])) as (daemon, _):
         daemon.until(lambda: daemon.backends() == {"127.0.0.1:8080"}, "there")
         daemon.stop()
-    executor = {"id": "e", "tasks": [mesos_task("web", 31005)]}
-    state = {
-        "id": "S0", "pid": "slave(1)@127.0.0.1:5051", "hostname": "a1",
-        "frameworks": [{"id": "F", "name": "marathon", "executors": [executor]}],
-    }  # fmt: skip
-    with answering(state) as place:
-        config = json.loads(daemon.file.read_text()) | {
-            "agent_polling_enabled": True, "private_ip": "127.0.0.1", "stale_s": 0.3,
-            "agent_port": int(place.rpartition(":")[2]), "agent_poll_interval": 50,
-        }  # fmt: skip
-        daemon.file.write_text(json.dumps(config))
+    with answering(agent_state(31005)) as place:
+        follow_agent(daemon, place, stale_s=0.3)
         daemon.start()
         daemon.until(lambda: daemon.backends() == {"127.0.0.1:31005"}, "of the agent")
         assert daemon.get("/debug/state")["overrides"] == ["S0"]
         daemon.stop()
+
+
+def keep(folder: Path, cluster: list[Row], age_s: float) -> None:
+    """Have a daemon find this on its disk."""
+    view = ClusterView()
+    view.replace(cluster)
+    (folder / "state").mkdir()
+    file = KeptFile(folder / "state" / "cluster.msgpack")
+    file.write({}, view.snapshot, time.time() - age_s)
+
+
+def test_what_ended_here_while_we_were_away_does_not_come_back(tmp_path: Path) -> None:
+    with FeedMaster() as master:
+        daemon = Daemon(tmp_path, master, None)
+    keep(tmp_path, rows(["127.0.0.1"]), 91.0)
+    with answering(agent_state(31005)) as place:
+        follow_agent(daemon, place)
+        daemon.launch()
+        daemon.until(daemon.backends, "serving")
+        assert daemon.backends() == {"127.0.0.1:31005"}
+        assert daemon.stop() == 0
+
+
+def test_a_table_that_is_old_is_served_when_nobody_answers(tmp_path: Path) -> None:
+    with FeedMaster() as master:
+        daemon = Daemon(tmp_path, master, None)
+    keep(tmp_path, rows(["127.0.0.1"]), 91.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        follow_agent(daemon, f"127.0.0.1:{silent.getsockname()[1]}")
+        daemon.start()
+        daemon.until(lambda: daemon.backends() == {"127.0.0.1:8080"}, "what was kept")
+        assert daemon.get("/debug/state")["overrides"] == []
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 5.0
 
 
 # -- with a kernel -------------------------------------------------------------------------------
