@@ -459,7 +459,8 @@ class Table:
         self, framework_id: str, members: tuple[Member, ...]
     ) -> tuple[tuple[Member, ...], int]:
         """Members without those of VIPs that there is no room for, and how many VIPs those are."""
-        new = {one.key for one in members} - self._entries.keys()
+        # not by set arithmetic with the keys, which looks at all of them
+        new = {one.key for one in members if one.key not in self._entries}
         room = self._shares.room(framework_id) if new else 0
         if len(new) <= room:
             return members, 0
