@@ -23,8 +23,8 @@ from cairn_core.clusterview.io_access import MasterAccess, master_access
 from cairn_core.clusterview.io_detect import find_masters
 from cairn_core.clusterview.io_source import ClusterSource
 from cairn_core.clusterview.masters import parse_place
-from cairn_core.errors import LocalError, cause
-from cairn_core.kit.daemon import Daemon, Service, inherited_sockets, work_dir_lock
+from cairn_core.errors import LocalError
+from cairn_core.kit.daemon import Daemon, Service, enter_state_dir, inherited_sockets
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.kit.http_standard import add_standard_routes
 
@@ -78,7 +78,7 @@ class DnsServer:
                 "answering addresses=%s port=%d processes=%d",
                 ",".join(config.listeners()), sockets[0].getsockname()[1], count,
             )  # fmt: skip
-        folder = self._state_folder(config)
+        folder = enter_state_dir(self._stack, Path(config.state_dir))
         self.names = Names(
             *self._zone(config),
             self._send,
@@ -188,7 +188,7 @@ class DnsServer:
     def _metrics(self) -> DnsMetrics:
         made, names, source = DnsMetrics(), self.names, self.source
         names.on_sent = made.sent.observe
-        made.watch_source(lambda: source.kind, source.age_s)
+        made.metrics.watch_source(lambda: source.kind, source.age_s)
         made.watch_names(
             counts=lambda: names.records.counts,
             names=lambda: len(names.records),
@@ -217,18 +217,6 @@ class DnsServer:
         workers = self.workers
         serving = {} if workers is None else {"alive": workers.alive, "pids": workers.pids}
         return {**self.state.tables(), "serving": serving}
-
-    # -- disk ----------------------------------------------------------------------------------
-
-    def _state_folder(self, config: DnsConfig) -> Path | None:
-        """Where things are kept.  Raises LocalError when another process has the directory."""
-        folder = Path(config.state_dir)
-        try:
-            self._stack.enter_context(work_dir_lock(folder))
-        except OSError as error:
-            log.error("state_dir: nothing is kept directory=%s reason=%s", folder, cause(error))
-            return None
-        return folder
 
 
 async def build(config: DnsConfig, file: str = "") -> Daemon[DnsConfig]:

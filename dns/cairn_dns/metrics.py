@@ -17,8 +17,6 @@ from cairn_core.kit.metrics import Metrics
 from .stats import COUNTS, LATENCY_BOUNDS_S, Histogram, Stats
 from .wire import TYPE_NAMES
 
-#: Where the cluster may be known from.
-SOURCES = ("feed", "stream", "poll", "disk", "none")
 #: Counts of the serving processes with a metric of their own.
 _TRANSPORTS = ("udp", "tcp")
 
@@ -54,16 +52,6 @@ class DnsMetrics:
         table_changes: changes that were sent, and names in them.
         """
         self.metrics.registry.register(_Names(counts, names, skipped, table_changes, serial))
-
-    def watch_source(self, kind: Callable[[], str], age_s: Callable[[], float]) -> None:
-        """Export where the cluster is known from, and how old that is."""
-        age = self.metrics.gauge("data_age_seconds", "how old what we know of the cluster is")
-        age.set_function(age_s)
-        info = self.metrics.gauge(
-            "source_info", "1 for where the cluster is known from", labels=("kind",)
-        )
-        for one in SOURCES:
-            info.labels(one).set_function(lambda one=one: float(kind() == one))  # type: ignore[misc]
 
 
 class _Names(Collector):

@@ -23,7 +23,7 @@ from cairn_core.clusterview.io_detect import find_masters
 from cairn_core.clusterview.io_source import ClusterSource
 from cairn_core.clusterview.view import Changes
 from cairn_core.errors import CairnError, LocalError, Unavailable, cause
-from cairn_core.kit.daemon import Daemon, Service, work_dir_lock
+from cairn_core.kit.daemon import Daemon, Service, enter_state_dir
 from cairn_core.kit.http_server import Handler, HttpServer, Router
 from cairn_core.mesos.feed_rows import AGENT, Row
 from cairn_core.vips.reserved import why_not_range
@@ -79,7 +79,9 @@ class L4lb:
         self._heard = asyncio.Event()
         #: Before the first table was applied.
         self._waited = False
-        self._folder = folder = None if dry else self._state_folder(config)
+        self._folder = folder = (
+            None if dry else enter_state_dir(self._stack, Path(config.state_dir))
+        )
         self.own = io_own.read() or io_own.OwnAddresses()
         if config.enable_networking and (why := self._why_cut_off()):
             raise LocalError(why)
@@ -354,7 +356,7 @@ class L4lb:
     def _api(self) -> tuple[HttpApi, Router[Handler]]:
         self._metrics.watch(self.state)
         source = self.source
-        self._metrics.watch_source(lambda: source.kind, source.age_s)
+        self._metrics.metrics.watch_source(lambda: source.kind, source.age_s)
         router: Router[Handler] = Router()
         api = HttpApi(self.state, self.watchers, self._metrics, socket.gethostname())
         api.add_routes(router, self.state.not_ready, self.state.tables)
@@ -364,16 +366,6 @@ class L4lb:
         host = self.config.private_ip or self.own.first(4) or "127.0.0.1"
         scheme = "https" if self.config.https else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.config.agent_port}"
-
-    def _state_folder(self, config: L4lbConfig) -> Path | None:
-        """Where things are kept.  Raises LocalError when another process has the directory."""
-        folder = Path(config.state_dir)
-        try:
-            self._stack.enter_context(work_dir_lock(folder))
-        except OSError as error:
-            log.error("state_dir: nothing is kept directory=%s reason=%s", folder, cause(error))
-            return None
-        return folder
 
     async def plan(self) -> list[str]:
         """What a start would change in the kernel, as commands; changes nothing.

@@ -5,7 +5,7 @@
 them without `l4lb_`, which Telegraf of DC/OS puts before them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -24,8 +24,6 @@ from .model import BackendKey, Service, Vip
 from .shapes import full_name, key_of
 from .stats import Stats
 
-#: Where the cluster may be known from.
-SOURCES = ("feed", "stream", "poll", "disk", "none")
 #: VIPs with lines of their own, the busiest first; a label has a bounded number of values.
 MAX_VIPS = 500
 #: What names of dcos-net's registry begin with here.
@@ -99,16 +97,6 @@ class L4lbMetrics:
     def watch(self, shown: Shown) -> None:
         """Export tables and counts."""
         self.metrics.registry.register(_Tables(shown))
-
-    def watch_source(self, kind: Callable[[], str], age_s: Callable[[], float]) -> None:
-        """Export where the cluster is known from, and how old that is."""
-        age = self.metrics.gauge("data_age_seconds", "how old what we know of the cluster is")
-        age.set_function(age_s)
-        info = self.metrics.gauge(
-            "source_info", "1 for where the cluster is known from", labels=("kind",)
-        )
-        for one in SOURCES:
-            info.labels(one).set_function(lambda one=one: float(kind() == one))  # type: ignore[misc]
 
 
 class _OfDcos(Collector):

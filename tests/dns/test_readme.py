@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from cairn_core.kit.config import settings_table
 from cairn_core.kit.units import parse_service, parse_socket
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow
 from cairn_core.testing.feed_master import FeedMaster
+from cairn_core.testing.readme import blocks, examples
 from cairn_core.testing.requires import requires
 from cairn_dns.cli import main
 from cairn_dns.config import DnsConfig
@@ -33,19 +33,6 @@ ROWS: list[Row] = [
 DEADLINE_S = 30.0
 
 
-def blocks(kind: str) -> list[str]:
-    """The fenced blocks of one kind."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def examples() -> Iterator[tuple[str, str]]:
-    """Commands of the console blocks and what they print."""
-    for block in blocks("console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            yield command, output
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return int(sock.getsockname()[1])
@@ -57,7 +44,7 @@ def test_the_table_of_settings_is_up_to_date() -> None:
 
 def test_the_samples_are_accepted(tmp_path: Path) -> None:
     assert main(["--config", str(SAMPLE), "--check-config"]) == 0
-    for number, text in enumerate(blocks("json config")):
+    for number, text in enumerate(blocks(README, "json config")):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
         assert main(["--config", str(file), "--check-config"]) == 0
@@ -89,7 +76,7 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
         return text
 
     with FeedMaster(ROWS) as master:
-        config = json.loads(placed(blocks("json config")[0]))
+        config = json.loads(placed(blocks(README, "json config")[0]))
         config |= {
             "masters": [master.address], "httpport": ports["8123"],
             "state_dir": str(tmp_path / "state"),
@@ -103,7 +90,7 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
         ) as daemon:
             try:
                 wait_until_ready(f"http://127.0.0.1:{ports['8123']}/ready", daemon)
-                for command, output in examples():
+                for command, output in examples(README):
                     told = subprocess.run(
                         ["bash", "-c", placed(command)],
                         capture_output=True, text=True, timeout=DEADLINE_S,

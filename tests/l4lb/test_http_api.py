@@ -140,7 +140,7 @@ async def serving() -> AsyncIterator[Api]:
     watchers = Watchers(lambda: known.services, known.stats, known.now)
     metrics = L4lbMetrics()
     metrics.watch(known)
-    metrics.watch_source(lambda: "feed", lambda: 0.5)
+    metrics.metrics.watch_source(lambda: "feed", lambda: 0.5)
     router: Router[Handler] = Router()
     HttpApi(known, watchers, metrics, "agent1").add_routes(
         router, lambda: None, lambda: {"alarms": []}

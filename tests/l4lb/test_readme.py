@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from cairn_core.mesos.feed_rows import (
     VipRow,
 )
 from cairn_core.testing.feed_master import FeedMaster
+from cairn_core.testing.readme import blocks, examples
 from cairn_core.testing.requires import requires
 from cairn_core.vips.addresses import DEFAULT_IPV4, Addresses
 from cairn_l4lb.cli import main
@@ -45,26 +45,13 @@ ROWS: list[Row] = [
 DEADLINE_S = 30.0
 
 
-def blocks(kind: str) -> list[str]:
-    """The fenced blocks of one kind."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-
-
-def examples() -> Iterator[tuple[str, str]]:
-    """Commands of the console blocks and what they print."""
-    for block in blocks("console"):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            yield command, output
-
-
 def test_the_table_of_settings_is_up_to_date() -> None:
     assert settings_table(L4lbConfig).strip() in README
 
 
 def test_the_samples_are_accepted(tmp_path: Path) -> None:
     assert main(["--config", str(SAMPLE), "--check-config"]) == 0
-    for number, text in enumerate(blocks("json config")):
+    for number, text in enumerate(blocks(README, "json config")):
         file = tmp_path / f"{number}.json"
         file.write_text(text)
         assert main(["--config", str(file), "--check-config"]) == 0
@@ -106,7 +93,7 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
         return text.replace("61421", str(port))
 
     with FeedMaster(ROWS) as master:
-        config = json.loads(blocks("json config")[0])
+        config = json.loads(blocks(README, "json config")[0])
         config |= {
             "masters": [master.address], "api_listen_port": port,
             "state_dir": str(tmp_path / "state"),
@@ -120,7 +107,7 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
         ) as daemon:
             try:
                 wait_until_ready(f"http://127.0.0.1:{port}/ready", daemon)
-                for command, output in examples():
+                for command, output in examples(README):
                     told = subprocess.run(
                         ["bash", "-c", placed(command)],
                         capture_output=True, text=True, timeout=DEADLINE_S,

@@ -31,7 +31,7 @@ import click
 import msgspec
 import uvloop
 
-from cairn_core.errors import CairnError, LocalError
+from cairn_core.errors import CairnError, LocalError, cause
 from cairn_core.kit import logs
 from cairn_core.kit.config import ConfigError, Loaded, load
 from cairn_core.kit.flags import command
@@ -224,6 +224,17 @@ def work_dir_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def enter_state_dir(stack: contextlib.ExitStack, path: Path) -> Path | None:
+    """Own the directory where what is known is kept, until `stack` ends; None when it cannot be
+    written, for a network daemon serves without.  Raises LocalError when another process has it."""
+    try:
+        stack.enter_context(work_dir_lock(path))
+    except OSError as error:
+        log.error("state_dir: nothing is kept directory=%s reason=%s", path, cause(error))
+        return None
+    return path
 
 
 async def collect_when_idle(

@@ -6,7 +6,7 @@ client names.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 
 from prometheus_client import (
@@ -35,6 +35,10 @@ UNITS = frozenset(
         "cores", "epoch",
     }
 )  # fmt: skip
+
+
+#: Where a cluster may be known from.
+SOURCES = ("feed", "stream", "poll", "disk", "none")
 
 
 def check_name(name: str, foreign: Iterable[str] = ()) -> None:
@@ -94,6 +98,15 @@ class Metrics:
     def watch_http(self, stats: Stats) -> None:
         """Export the counters of an HTTP server."""
         self.registry.register(_HttpCollector(self.component, stats))
+
+    def watch_source(self, kind: Callable[[], str], age_s: Callable[[], float]) -> None:
+        """Export where the cluster is known from (`clusterview.io_source.Kind`), and how old that
+        is."""
+        age = self.gauge("data_age_seconds", "how old what we know of the cluster is")
+        age.set_function(age_s)
+        info = self.gauge("source_info", "1 for where the cluster is known from", labels=("kind",))
+        for one in SOURCES:
+            info.labels(one).set_function(lambda one=one: float(kind() == one))  # type: ignore[misc]
 
     def text(self) -> bytes:
         """Everything, as a scraper reads it."""
