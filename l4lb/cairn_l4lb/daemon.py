@@ -56,7 +56,7 @@ EXPIRE_S, LOOK_S = 1.0, 5.0
 OWN_S = 2.0
 #: How often addresses that nobody wants are looked for, seconds.
 RELEASE_EVERY_S = 600.0
-#: How long the first table waits for this host's agent where it is an old one, seconds.
+#: How long a table that was kept waits for a master, or for this host's agent, seconds.
 FIRST_S = 1.5
 #: How long a dry run waits for a master, seconds.
 DRY_RUN_S = 10.0
@@ -214,7 +214,7 @@ class L4lb:
 
     async def _choose(self) -> None:
         """Give names addresses where no master does.  Raises NotKept."""
-        await self._agent_first()
+        await self._moment()
         now = time.monotonic()
         if self.source.kind == "feed":
             self._show({}, now)
@@ -246,16 +246,17 @@ class L4lb:
         age_s = self.source.age_s()
         return age_s if self.source.kind != "none" else min(age_s, self.state.uptime_s())
 
-    async def _agent_first(self) -> None:
-        """Give the agent and the masters a moment to speak before what was kept is applied: tasks
-        of this host may have ended since."""
-        if self.agent is None or self._waited:
+    async def _moment(self) -> None:
+        """Give who knows better a moment to speak before what was kept is applied: it may lack the
+        last half second, and tasks of this host may have ended since.  That is a master, and where
+        the masters are silent for long already, the agent.  The kernel goes on meanwhile."""
+        if self._waited:
             return
         self._waited = True
-        waiting = [
-            asyncio.create_task(one.wait(), name="agent-first")
-            for one in (self.agent.tried, self._heard)
-        ]
+        events = [self._heard]
+        if self.agent is not None and self._age_s() > self.config.stale_s:
+            events.append(self.agent.tried)
+        waiting = [asyncio.create_task(one.wait(), name="moment") for one in events]
         await asyncio.wait(waiting, timeout=FIRST_S, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
