@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cairn_core.clusterview.io_kept import KeptFile
 from cairn_core.clusterview.view import ClusterView
@@ -415,6 +416,26 @@ def test_no_connection_fails_over_a_restart_or_the_end_of_the_steering_process(
         )
         daemon.stop(signal.SIGKILL)
         daemon.start()
+        load = loading.stop()
+        assert load.connections > 100
+        assert not load.failures
+
+
+@pytest.mark.netns
+def test_a_vip_that_is_not_on_disk_yet_outlives_the_process(place: Site, tmp_path: Path) -> None:
+    with balancing(place, tmp_path) as (daemon, master):
+        file = tmp_path / "state" / "cluster.msgpack"
+        daemon.until(file.exists, "kept")
+        before = file.read_bytes()
+        late = "11.0.0.78"
+        master.put(VipRow("late.marathon", late))
+        master.put(replace(task(0, label="/late:80"), id="late.0"))
+        daemon.until(lambda: f"{late}:80" in daemon.get("/vips")["vips"], "served")
+        loading = place.start_connecting(late, 80, rate=300)
+        daemon.stop(signal.SIGKILL)
+        file.write_bytes(before)
+        daemon.start()
+        daemon.until(lambda: f"{late}:80" in daemon.get("/vips")["vips"], "served again")
         load = loading.stop()
         assert load.connections > 100
         assert not load.failures
