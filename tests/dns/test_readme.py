@@ -6,17 +6,13 @@ import re
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
-
-import pytest
 
 from cairn_core.kit.config import settings_table
 from cairn_core.kit.units import parse_service, parse_socket
 from cairn_core.mesos.feed_rows import AgentRow, FrameworkRow, MasterRow, Row, TaskRow
 from cairn_core.testing.feed_master import FeedMaster
-from cairn_core.testing.readme import blocks, examples
+from cairn_core.testing.readme import DEADLINE_S, blocks, examples, wait_until_ready
 from cairn_core.testing.requires import requires
 from cairn_dns.cli import main
 from cairn_dns.config import DnsConfig
@@ -30,7 +26,6 @@ ROWS: list[Row] = [
     FrameworkRow("F", "marathon", "10.0.0.21"),
     TaskRow("web.1", "web", "F", "c-S0", "TASK_RUNNING", ports=((31000, 31000),)),
 ]
-DEADLINE_S = 30.0
 
 
 def free_port() -> int:
@@ -100,16 +95,3 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
             finally:
                 daemon.terminate()
                 log.close()
-
-
-def wait_until_ready(url: str, daemon: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        assert daemon.poll() is None
-        try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
-                if reply.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.02)  # the daemon is another process: there is nothing to wait on
-    pytest.fail("not ready")

@@ -6,11 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
-
-import pytest
 
 from cairn_core.kit.config import settings_table
 from cairn_core.kit.units import parse_service
@@ -24,7 +20,7 @@ from cairn_core.mesos.feed_rows import (
     VipRow,
 )
 from cairn_core.testing.feed_master import FeedMaster
-from cairn_core.testing.readme import blocks, examples
+from cairn_core.testing.readme import DEADLINE_S, blocks, examples, wait_until_ready
 from cairn_core.testing.requires import requires
 from cairn_core.vips.addresses import DEFAULT_IPV4, Addresses
 from cairn_l4lb.cli import main
@@ -42,7 +38,6 @@ ROWS: list[Row] = [
     TaskRow("web.1", "web", "F", "c-S0", "TASK_RUNNING", discovery_ports=PORTS),
     VipRow("web.marathon", "11.225.37.144"),
 ]
-DEADLINE_S = 30.0
 
 
 def test_the_table_of_settings_is_up_to_date() -> None:
@@ -118,16 +113,3 @@ def test_the_examples_print_what_they_say(tmp_path: Path) -> None:
             finally:
                 daemon.terminate()
                 log.close()
-
-
-def wait_until_ready(url: str, daemon: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while time.monotonic() < deadline:
-        assert daemon.poll() is None
-        try:
-            with urllib.request.urlopen(url, timeout=5) as reply:
-                if reply.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.02)  # the daemon is another process: there is nothing to wait on
-    pytest.fail("not ready")
